@@ -15,7 +15,7 @@ LIMIT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 # An environment that no longer starts, or was made for a checkout at another place, does not count as ready.
 ifneq ($(wildcard $(STAMP)),)
-ifneq ($(shell [ "$$(cat $(STAMP))" = "$$(pwd -P)" ] && $(PY) -c 'import pip' 2>/dev/null && echo ready),ready)
+ifneq ($(shell [ ! -e $(UNFINISHED) ] && [ "$$(cat $(STAMP))" = "$$(pwd -P)" ] && $(PY) -c 'import pip' 2>/dev/null && echo ready),ready)
 $(shell mv -f $(STAMP) $(UNFINISHED))
 endif
 endif
@@ -59,10 +59,10 @@ test-notebooks: $(STAMP)
 	MPLBACKEND=agg $(LIMIT) .venv/bin/nbdev_test --n_workers $(WORKERS) --do_print --timing
 
 test-fast: $(STAMP)
-	$(LIMIT) $(PY) -m pytest -m "not slow" -n $(WORKERS) --durations 10
+	$(LIMIT) $(PY) -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup --durations 10
 
 test-slow: $(STAMP)  ## kills, processes, long property tests, real installs
-	$(LIMIT) $(PY) -m pytest -m slow -n $(WORKERS) --durations 10
+	$(LIMIT) $(PY) -m pytest -m slow -n $(WORKERS) --dist loadgroup --durations 10
 
 # ---- notebooks
 
@@ -74,8 +74,9 @@ export: $(STAMP)  ## clean the notebooks and write the library from them
 	.venv/bin/nbdev_clean
 	.venv/bin/nbdev_export
 
+# make LAB=--no-browser lab
 lab: $(STAMP)  ## open the notebooks in JupyterLab
-	$(PY) -m jupyterlab nbs/index.ipynb
+	$(PY) -m jupyterlab $(LAB) nbs/index.ipynb
 
 clean:  ## remove .venv and everything that runs and tools wrote
 	rm -rf .venv runs data build dist _docs _proc .pytest_cache .hypothesis *.egg-info

@@ -59,7 +59,7 @@ def predict_direction(features, gru, predictor, pred_steps):
     top1, top5 = (topk_accuracy(scores.detach(), k) for k in (1, 5))
     return Direction(contrastive_loss(scores), top1, top5, context, address, predicted, target)
 
-# %% ../nbs/14_model.ipynb #758ce857
+# %% ../nbs/14_model.ipynb #2a82467d
 class MemDPC(nn.Module, PyTorchModelHubMixin, library_name='memdpc', license='apache-2.0'):
     "Memory-augmented Dense Predictive Coding (Han, Xie, Zisserman, ECCV 2020); `mem_size=0` is DPC, without the memory."
     def __init__(self,
@@ -74,6 +74,8 @@ class MemDPC(nn.Module, PyTorchModelHubMixin, library_name='memdpc', license='ap
                  address_gain: float = 0.1):   # gain of phi's last layer at the start: how sharp the first addressing is
         super().__init__()
         check_sizes(img_size, num_blocks, block_len, pred_steps, mem_size)
+        self.sizes = dict(network=network, img_size=img_size, num_blocks=num_blocks, block_len=block_len, pred_steps=pred_steps,
+                          mem_size=mem_size, bidirectional=bidirectional, dropout=dropout, address_gain=address_gain)
         self.img_size, self.num_blocks, self.block_len, self.pred_steps = img_size, num_blocks, block_len, pred_steps
         self.encoder = Encoder(network)
         self.forward_gru = ConvGRU(self.encoder.dim, dropout)

@@ -10,71 +10,77 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-# %% ../nbs/00_viz.ipynb #fe19cf41
-STYLE = {'figure.dpi': 90, 'savefig.dpi': 90, 'savefig.bbox': 'tight', 'font.size': 8, 'axes.titlesize': 9, 'axes.labelsize': 8,
-         'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7, 'legend.frameon': False, 'lines.linewidth': 1.3,
-         'axes.spines.top': False, 'axes.spines.right': False, 'image.interpolation': 'nearest', 'figure.constrained_layout.use': True}
+# %% ../nbs/00_viz.ipynb #a42f3c54
+STYLE = {'figure.dpi': 90, 'savefig.dpi': 90, 'savefig.bbox': 'tight', 'figure.constrained_layout.use': True,
+         'font.size': 8, 'axes.titlesize': 9, 'axes.labelsize': 8, 'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7,
+         'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False, 'lines.linewidth': 1.3,
+         'image.interpolation': 'nearest'}           # a pixel is a square, not a blur
 
 def use_style():
-    "Small fonts, 90 dpi, no upper and right frame: the look of every picture in these notebooks"
+    "Small fonts, 90 dots per inch, no frame above and at the right: the look of every picture in these notebooks"
     plt.rcParams.update(STYLE)
 
-# %% ../nbs/00_viz.ipynb #8ad34ee4
+# %% ../nbs/00_viz.ipynb #150b971c
 def as_array(values):
-    "Anything numpy can take, tensors that need a gradient or live on a device included"
-    for step in ('detach', 'cpu', 'float'):
-        if hasattr(values, step) and not (step == 'float' and 'uint8' in str(values.dtype)): values = getattr(values, step)()
+    "Anything that numpy can take, and tensors with a gradient, on a device or in bfloat16"
+    if hasattr(values, 'detach'): values = values.detach().cpu()
+    if 'bfloat16' in str(getattr(values, 'dtype', '')): values = values.float()        # numpy has no such type
     return np.asarray(values)
 
-# %% ../nbs/00_viz.ipynb #2cb4dc64
-def filmstrip(clips,                                  # uint8 [T, H, W, 3], or a list of them, one a row
+# %% ../nbs/00_viz.ipynb #68e1a007
+def filmstrip(clips,                                  # uint8 [T, H, W, 3], or a list of such clips, one a row
               titles=None,                            # a name for each row
               every=1,                                # show each `every`-th frame
               height=0.9,                             # of a frame, in inches
-              frames=None,                            # numbers printed above the frames, one for each frame of a clip
-              title=None):
-    "Frames side by side, clips one under the other; returns the figure"
-    rows = [as_array(c)[::every] for c in ([clips] if getattr(clips, 'ndim', 0) == 4 else clips)]    # each [T,H,W,3]
-    columns = max(map(len, rows))
-    width = height * max(r.shape[2] / r.shape[1] for r in rows)
+              frames=None,                            # what to print above the frames, one entry for each frame of a clip
+              title=None):                            # says what to notice
+    "Frames side by side, clips one under the other; clips may differ in length; returns the figure"
+    clips = [clips] if np.ndim(clips[0]) == 3 else clips
+    rows = [as_array(clip)[::every] for clip in clips]                       # each [T, H, W, 3]
+    columns, width = max(map(len, rows)), height * max(row.shape[2] / row.shape[1] for row in rows)
+    margin, head = .2 + .06 * max(map(len, titles or [''])), .1 + .2 * bool(title) + .15 * (frames is not None)    # inches for text
     use_style()
-    figure, axes = plt.subplots(len(rows), columns, figsize=(width * columns, (height + .15) * len(rows) + .2), squeeze=False)
+    figure, axes = plt.subplots(len(rows), columns, squeeze=False, figsize=((width + .06) * columns + margin, (height + .06) * len(rows) + head))
+    figure.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.01)
+    for axis in axes.flat: axis.axis('off')
     for r, row in enumerate(rows):
-        for t, axis in enumerate(axes[r]):
-            axis.axis('off')
-            if t < len(row): axis.imshow(row[t])
-            if r == 0 and frames is not None: axis.set_title(f'{list(frames)[::every][t]}', fontsize=7, pad=2)
-        if titles: axes[r, 0].text(-.06, .5, titles[r], transform=axes[r, 0].transAxes, ha='right', va='center', fontsize=8)
+        for t, picture in enumerate(row): axes[r, t].imshow(picture)
+        if titles: axes[r, 0].text(-.06, .5, titles[r], transform=axes[r, 0].transAxes, ha='right', va='center')
+    if frames is not None:
+        for axis, label in zip(axes[0], list(frames)[::every]): axis.set_title(str(label), fontsize=7, pad=2)
     if title: figure.suptitle(title, fontsize=9)
     return figure
 
-# %% ../nbs/00_viz.ipynb #800698c2
+# %% ../nbs/00_viz.ipynb #9a1dc5cb
 def heatmap(matrix,                                   # [rows, columns]
-            title=None, xlabel=None, ylabel=None,
-            ax=None,                                  # draw here; None: a new figure
-            cmap='mako',
+            title=None,                               # says what to notice
+            xlabel=None,
+            ylabel=None,
+            ax=None,                                  # axes to draw on; None: a new figure
+            cmap='mako',                              # dark is low
             size=(3, 2.6),                            # of a new figure, in inches
-            **more):                                  # passed on to seaborn.heatmap: vmin, vmax, annot, fmt, xticklabels, ...
+            **more):                                  # passed on to seaborn.heatmap
     "A matrix as coloured cells with its scale; returns the axes"
     use_style()
     ax = ax or plt.subplots(figsize=size)[1]
-    sns.heatmap(as_array(matrix), ax=ax, cmap=cmap, **{'xticklabels': 'auto', 'yticklabels': 'auto', **more})
+    sns.heatmap(as_array(matrix), ax=ax, cmap=cmap, **more)
     ax.set(title=title or '', xlabel=xlabel or '', ylabel=ylabel or '')
     return ax
 
-# %% ../nbs/00_viz.ipynb #bce0b886
+# %% ../nbs/00_viz.ipynb #d172e508
 def curves(series,                                    # {name: values} or {name: (x, y)}
-           title=None, xlabel=None, ylabel=None,
-           ax=None,                                   # draw here; None: a new figure
+           title=None,                                # says what to notice
+           xlabel=None,
+           ylabel=None,
+           ax=None,                                   # axes to draw on; None: a new figure
            size=(4, 2.4),                             # of a new figure, in inches
            **more):                                   # passed on to plot: marker, alpha, ...
-    "Lines, one for each name; returns the axes"
+    "A line for each name; returns the axes"
     use_style()
     ax = ax or plt.subplots(figsize=size)[1]
     for name, values in series.items():
-        x, y = values if isinstance(values, tuple) else (None, values)
-        y = as_array(y)
-        ax.plot(np.arange(len(y)) if x is None else as_array(x), y, label=name, **more)
+        x, y = values if isinstance(values, tuple) else (range(len(values)), values)
+        ax.plot(as_array(x), as_array(y), label=name, **more)
     if len(series) > 1: ax.legend()
     ax.set(title=title or '', xlabel=xlabel or '', ylabel=ylabel or '')
     return ax

@@ -150,6 +150,7 @@ def fresh(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("install")
 def test_the_pip_part_of_environment_yml_installs(fresh):
     source, programs = fresh
     run(programs / "python", "-m", "pip", "check", cwd=source)
@@ -162,6 +163,7 @@ def test_the_pip_part_of_environment_yml_installs(fresh):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("install")
 def test_the_wheel_holds_the_library_and_nothing_else(fresh, tmp_path):
     """A wheel built from the sources has every module, the licence and the requirements of settings.ini."""
     source, programs = fresh
