@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'PAPER', 'PRETRAIN_PRESETS', 'ConfigError', 'check_ranges', 'PretrainConfig', 'FeaturesConfig',
-           'ClassifyConfig', 'RetrieveConfig', 'ShapesConfig', 'parse', 'one_line', 'config_from', 'words',
+           'ClassifyConfig', 'RetrieveConfig', 'ShapesConfig', 'parse', 'one_line', 'words', 'config_from',
            'notebook_parameters', 'save_config', 'config_differences']
 
 # %% ../nbs/06_config.ipynb #c5ab777a
@@ -31,7 +31,7 @@ RANGES = {  # field: (smallest, largest) value that makes sense
     'checkpoint_every': (1, 10**9), 'seed': (0, 2**31 - 1), 'num_workers': (0, 1024), 'clips_per_video': (1, 1000), 'videos_per_class': (1, 10**6),
 }
 
-# %% ../nbs/06_config.ipynb #f8f6deb3
+# %% ../nbs/06_config.ipynb #9d327608
 def check_ranges(config):
     "Raise `ConfigError` for the first field of a config whose value lies outside its range."
     for field in fields(config):
@@ -40,8 +40,10 @@ def check_ranges(config):
         for v in value if isinstance(value, tuple) else (value,):
             if low is not None and v is not None and not low <= v <= high:
                 raise ConfigError(f'{field.name} must lie in {low:g}..{high:g}, got {v}')
+    if getattr(config, 'pred_steps', 0) >= getattr(config, 'num_blocks', 1):
+        raise ConfigError(f'pred_steps must be below num_blocks, got {config.pred_steps} of {config.num_blocks} blocks')
 
-# %% ../nbs/06_config.ipynb #56b68362
+# %% ../nbs/06_config.ipynb #6209de47
 @dataclass(frozen=True)
 class PretrainConfig:
     "Pretrain MemDPC on a folder of videos."
@@ -80,10 +82,7 @@ class PretrainConfig:
     precision: Literal['auto', 'no', 'bf16'] = 'auto'  # auto: bf16 on GPUs that have it
     resume: bool = False                      # go on from the last checkpoint in out
 
-    def __post_init__(self):
-        check_ranges(self)
-        if self.pred_steps >= self.num_blocks:
-            raise ConfigError(f'pred_steps must be below num_blocks, got {self.pred_steps} of {self.num_blocks} blocks')
+    def __post_init__(self): check_ranges(self)
 
 # %% ../nbs/06_config.ipynb #4297d8ac
 PAPER = PretrainConfig()
@@ -162,6 +161,12 @@ def one_line(box):
     lines = [re.sub(r'^[\s│|]+|[\s│|]+$', '', line) for line in (parts[1] if len(parts) > 1 else box).splitlines()]
     return ' '.join(filter(None, lines)) + ' (see --help)'
 
+# %% ../nbs/06_config.ipynb #a5048fe4
+def words(config, name, value):
+    "A notebook's value as words of a command line; `'[3, 4]'` and `'3, 4'` are lists where the field is one."
+    if isinstance(value, str) and isinstance(getattr(config, name), tuple): value = value.strip('[]() ').replace(',', ' ').split()
+    return [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
+
 # %% ../nbs/06_config.ipynb #06e20876
 def config_from(presets, parameters, prog='notebook'):
     """The config of a run notebook: its preset, changed by every parameter that is not None.
@@ -176,12 +181,6 @@ def config_from(presets, parameters, prog='notebook'):
         if name not in known: raise ConfigError(f'{name!r} is no parameter of this job: choose among {", ".join(sorted(known))}')
     return parse(presets[preset], [word for name, value in given.items() for word in (f'--{name}', *words(presets[preset], name, value))], prog)
 
-# %% ../nbs/06_config.ipynb #a5048fe4
-def words(config, name, value):
-    "A notebook's value as words of a command line; `'[3, 4]'` and `'3, 4'` are lists where the field is one."
-    if isinstance(value, str) and isinstance(getattr(config, name), tuple): value = value.strip('[]() ').replace(',', ' ').split()
-    return [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
-
 # %% ../nbs/06_config.ipynb #8777bba2
 def notebook_parameters(variables):
     """The parameters of a run notebook: the plain values among its `globals()`, called right after the parameters cell.
@@ -191,8 +190,10 @@ def notebook_parameters(variables):
     plain = (type(None), bool, int, float, str, list, tuple, dict)
     return {name: value for name, value in variables.items() if isinstance(value, plain) and not name.startswith('_') and name not in ('In', 'Out')}
 
-# %% ../nbs/06_config.ipynb #dfd628d8
-def save_config(config, path): path.write_text(json.dumps(asdict(config), indent=2) + '\n', encoding='utf-8')
+# %% ../nbs/06_config.ipynb #5c89e536
+def save_config(config, path):
+    "Write a config as JSON."
+    path.write_text(json.dumps(asdict(config), indent=2) + '\n', encoding='utf-8')
 
 def config_differences(config, path, ignored=('out', 'resume', 'device', 'num_workers')):
     "`['field: saved -> now', ...]` for the fields in which `config` differs from the one saved at `path`."

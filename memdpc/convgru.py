@@ -9,14 +9,14 @@ __all__ = ['ConvGRU']
 import torch
 from torch import nn
 
-# %% ../nbs/11_convgru.ipynb #766c4f92
+# %% ../nbs/11_convgru.ipynb #994265db
 class ConvGRU(nn.Module):
     """The aggregator g of Table S2: a GRU whose matrices are 1x1 convolutions, so that every grid cell keeps a state of its own.
 
     `step` advances `[B, D, h, w]` by one block; `forward` runs over `[B, N, D, h, w]` and returns the states after every block, `[B, N, D, h, w]`.
     The state starts at zero unless given. Dropout acts on the state at every step and is carried on in the recurrence.
     """
-    def __init__(self, dim, dropout=0.1, gain=0.1):  # channels of input and state; probability; gain of the orthogonal start
+    def __init__(self, dim, dropout=0.1, gain=0.1):                 # D, of input and state; probability; gain of the orthogonal start
         super().__init__()
         self.reset_gate = nn.Conv2d(2 * dim, dim, 1)
         self.update_gate = nn.Conv2d(2 * dim, dim, 1)
@@ -26,7 +26,7 @@ class ConvGRU(nn.Module):
             nn.init.orthogonal_(gate.weight, gain)
             nn.init.zeros_(gate.bias)
 
-    def step(self, x, state=None):                                  # x: [B, D, h, w]
+    def step(self, x, state=None):                                  # [B, D, h, w], and the same or None
         if state is None: state = torch.zeros_like(x)
         both = torch.cat([x, state], dim=1)                         # [B, 2D, h, w]
         reset = torch.sigmoid(self.reset_gate(both))                # in (0, 1)
@@ -34,7 +34,7 @@ class ConvGRU(nn.Module):
         candidate = torch.tanh(self.out_gate(torch.cat([x, state * reset], dim=1)))  # in (-1, 1)
         return self.dropout(state * (1 - update) + candidate * update)
 
-    def forward(self, xs, state=None):                              # xs: [B, N, D, h, w]
+    def forward(self, xs, state=None):                              # [B, N, D, h, w]
         states = []
         for x in xs.unbind(1):
             state = self.step(x, state)

@@ -55,7 +55,7 @@ def write_whole(path, data):
     finally:
         if os.path.exists(aside): os.remove(aside)
 
-# %% ../nbs/01_video.ipynb #ac2c0c7b
+# %% ../nbs/01_video.ipynb #9dfd7142
 def write_video(path,                                 # the suffix chooses the container: .mp4, .mkv, .avi, .webm
                 frames,                               # uint8 [T, H, W, 3]
                 fps=25,                               # frames per second
@@ -70,6 +70,7 @@ def write_video(path,                                 # the suffix chooses the c
     if pix_fmt == 'yuv420p' and (height % 2 or width % 2):
         raise ValueError(f'yuv420p stores one colour for 2x2 pixels, so width and height must be even, got {width}x{height}')
     if not fps > 0: raise ValueError(f'fps must be positive, got {fps}')
+    if codec.startswith('libx264'): options = {'mbtree': '0'} | options       # its bytes depend on what lies in fresh memory
     try: data = encode(frames, fps, codec, dict(options), pix_fmt, os.path.splitext(path)[1])
     except (av.FFmpegError, ValueError) as error: raise ValueError(f'{codec} cannot write {os.fspath(path)}: {error}') from None
     write_whole(path, data)

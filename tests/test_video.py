@@ -1,0 +1,439 @@
+"""Frames by index: the real clips, files made to be awkward, files that are no videos, and what writing leaves behind."""
+import os
+import pickle
+import re
+import subprocess
+import sys
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from memdpc import video
+from memdpc.video import MemdpcError, VideoError, decoded_frames, open_video, probe, read_frames, write_video
+
+CLIPS = Path(__file__).resolve().parent.parent.parent / "shared/data/clips"
+# name: (frames, width, height, codec, frame indices of the seek points)
+REAL = {
+    "v_SoccerJuggling_g23_c01.avi": (240, 320, 240, "mpeg4", tuple(range(12, 240, 12))),
+    "RATRACE_wave_f_nm_np1_fr_goo_37.avi": (72, 560, 240, "mpeg4", ()),
+    "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi": (83, 320, 240, "mpeg4", ()),
+    "R6llTwEh07w.mp4": (303, 340, 256, "h264", (250,)),
+}
+X264 = "keyint=12:min-keyint=12:scenecut=0:bframes=3"
+# file: (encoder, its options, pixel format, are there seek points)
+MADE = {
+    "open.mp4": ("libx264", {"x264-params": f"open-gop=1:{X264}"}, "yuv420p", True),
+    "open.mkv": ("libx264", {"x264-params": f"open-gop=1:{X264}"}, "yuv420p", True),
+    "open.avi": ("libx264", {"x264-params": f"open-gop=1:{X264}"}, "yuv420p", False),   # FFmpeg makes its timestamps up
+    "closed.mp4": ("libx264", {"x264-params": X264}, "yuv420p", True),
+    "raw.h264": ("libx264", {"x264-params": X264}, "yuv420p", False),                   # no timestamps at all
+    "b.avi": ("mpeg4", {"bf": "2", "g": "12"}, "yuv420p", True),
+    "b.ts": ("mpeg2video", {"bf": "2", "g": "12"}, "yuv420p", None),
+    "vp9.webm": ("libvpx-vp9", {"g": "15", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "10"}, "yuv420p", True),
+    "open.hevc.mp4": ("libx265", {"x265-params": "open-gop=1:keyint=12:bframes=3:log-level=none:pools=none"}, "yuv420p", True),
+    "intra.avi": ("mjpeg", {}, "yuvj420p", True),
+    "deep.mp4": ("libx264", {"x264-params": X264}, "yuv420p10le", True),
+    "gradual.mp4": ("libx264", {"x264-params": "intra-refresh=1:keyint=12:bframes=3"}, "yuv420p", False),
+    "gif.gif": ("gif", {}, "rgb8", None),
+}
+
+
+def scene(num_frames=60, height=48, width=64, seed=0):
+    """Blocks of noise that slide, under a wave: every frame differs from every other. uint8 [T, H, W, 3]"""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    blocks = rng.integers(0, 255, (height // 8 + 1, width // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)[:height, :width]
+    return np.stack([np.clip(.7 * np.roll(blocks, (t, 2 * t), (0, 1)) + 60 * np.sin(t / 3 + x[..., None] / 9), 0, 255)
+                     for t in range(num_frames)]).astype(np.uint8)
+
+
+def encode(path, codec, options, pix_fmt="yuv420p", frames=None, milliseconds=None, orientation=None):
+    """PyAV alone, so that nothing here depends on the writer under test."""
+    frames = scene() if frames is None else frames
+    try:
+        av.codec.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        stream.codec_context.thread_count = 1
+        if milliseconds is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if orientation:
+            stream.set_display_rotation(*orientation)
+        for i, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            if milliseconds is not None:
+                frame.pts, frame.time_base = int(milliseconds[i]), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def plain(path):
+    """Every frame as PyAV gives it: the reference, where it can open the file."""
+    with av.open(str(path), metadata_errors="ignore") as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def decodings(monkeypatch):
+    """A list that grows by one for each picture that is decoded from now on."""
+    count, plainly = [], video.decoded_frames
+
+    def counted(*args):
+        for frame in plainly(*args):
+            count.append(frame.pts)
+            yield frame
+    monkeypatch.setattr(video, "decoded_frames", counted)
+    return count
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Files of MADE, each written when first asked for."""
+    folder = tmp_path_factory.mktemp("made")
+
+    def get(name):
+        path = folder / name
+        return path if path.exists() else encode(path, *MADE[name][:3])
+    return get
+
+
+# ---- the right frame, always
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_clips(name):
+    path = CLIPS / name
+    if not path.exists():
+        pytest.skip("no shared clips beside this checkout")
+    info, expected = probe(path), REAL[name]
+    assert (info.frames, info.width, info.height, info.codec, tuple(i for i, _ in info.seek_points)) == expected
+    assert info.damage == 0 and abs(info.fps - 30) < .1
+    whole = read_frames(path, range(info.frames))
+    assert (whole == plain(path)).all()
+    for i in np.random.default_rng(1).integers(0, info.frames, 8):
+        assert (read_frames(path, [i], info=info)[0] == whole[i]).all(), f"frame {i}"
+    some = np.random.default_rng(2).permutation(info.frames)[:6]
+    assert (read_frames(path, some, info=info) == whole[some]).all()
+
+
+def test_the_real_clips_carry_their_traps():
+    """The traps are still in the files: else the test above proves less than it says."""
+    if not CLIPS.exists():
+        pytest.skip("no shared clips beside this checkout")
+    with av.open(str(CLIPS / "RATRACE_wave_f_nm_np1_fr_goo_37.avi")) as container:
+        assert container.streams.video[0].frames == 73
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(CLIPS / "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi"))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_made_files(made, name):
+    path, seekable = made(name), MADE[name][3]
+    info = probe(path)
+    whole = read_frames(path, range(info.frames))
+    assert info.frames == 60 and whole.shape == (60, 48, 64, 3)
+    if name != "deep.mp4":                            # PyAV's converter places the colours of 10-bit pictures otherwise
+        assert (whole == plain(path)).all()
+    assert seekable is None or bool(info.seek_points) == seekable
+    for i in range(60):
+        assert (read_frames(path, [i], info=info)[0] == whole[i]).all(), f"frame {i}"
+
+
+@pytest.mark.parametrize("name", ["open.mp4", "open.mkv", "open.hevc.mp4"])
+def test_open_gops_are_open(made, name):
+    """In an open GOP, pictures shown before the keyframe follow it in the file: reading by counting from the keyframe would be off."""
+    path = made(name)
+    leading = 0
+    with open_video(path) as (container, stream):
+        keys = {packet.pts for packet in container.demux(stream) if packet.is_keyframe}
+    with open_video(path) as (container, stream):
+        key = None
+        for packet in container.demux(stream):
+            key = packet.pts if packet.pts in keys else key
+            leading += packet.pts is not None and packet.pts < key
+    assert leading > 0
+
+
+def test_a_seek_decodes_a_group_of_pictures_not_the_file(made, monkeypatch):
+    path = made("closed.mp4")
+    info, whole, count = probe(path), read_frames(path, range(60)), decodings(monkeypatch)
+    assert (read_frames(path, [59], info=info)[0] == whole[59]).all()
+    assert len(count) <= 12
+    count.clear()
+    assert (read_frames(path, [58, 1, 37], info=info) == whole[[58, 1, 37]]).all()      # three groups, two jumps
+    assert len(count) <= 2 + 2 * 12
+    count.clear()
+    read_frames(path, [59])
+    assert len(count) == 60
+
+
+def test_an_outdated_info_costs_time_but_no_frame(made, tmp_path):
+    """The file was replaced since it was probed: its seek points lead nowhere."""
+    info = probe(made("closed.mp4"))
+    path = encode(tmp_path / "other.mp4", "libx264", {"g": "250"}, milliseconds=np.arange(60) * 37 + 11, frames=scene(seed=3))
+    assert (read_frames(path, [50, 20], info=info) == plain(path)[[50, 20]]).all()
+
+
+def test_variable_frame_rate(tmp_path):
+    milliseconds = np.cumsum(np.random.default_rng(0).integers(5, 200, 60))
+    for name in "vfr.mp4", "vfr.mkv":
+        path = encode(tmp_path / name, "libx264", {"g": "12"}, milliseconds=milliseconds)
+        info, whole = probe(path), plain(path)
+        assert info.frames == 60 and info.seek_points
+        assert info.fps == pytest.approx(59_000 / (milliseconds[-1] - milliseconds[0]))
+        assert all((read_frames(path, [i], info=info)[0] == whole[i]).all() for i in range(0, 60, 7))
+
+
+@pytest.mark.parametrize("name,codec,pix_fmt", [("odd.mkv", "ffv1", "yuv420p"), ("odd.avi", "mjpeg", "yuvj420p"), ("odd.mp4", "libx264", "yuv444p")])
+def test_odd_sizes(tmp_path, name, codec, pix_fmt):
+    path = encode(tmp_path / name, codec, {}, pix_fmt, scene(10, 49, 65))
+    info = probe(path)
+    assert (info.frames, info.width, info.height) == (10, 65, 49)
+    assert (read_frames(path, range(10)) == plain(path)).all()
+    assert read_frames(path, [3], size=(31, 17), crop=(3, 5, 33, 43)).shape == (1, 31, 17, 3)
+    assert read_frames(path, [3], size=1, crop=(64, 48, 1, 1)).shape == (1, 1, 1, 3)
+
+
+@pytest.mark.parametrize("orientation", [(degrees, h, v) for degrees in (0, 90, 180, 270) for h, v in ((False, False), (True, False))] + [(88, False, True)])
+def test_rotation_flags(tmp_path, orientation):
+    """All eight ways to hold a camera; crop and size count in shown pixels."""
+    path = encode(tmp_path / "r.mp4", "libx264", {"crf": "4"}, frames=scene(3), orientation=orientation)
+    shown = np.rot90(plain(path), round(orientation[0] / 90), (1, 2))       # anticlockwise
+    shown = shown[:, :, ::-1] if orientation[1] else shown
+    shown = shown[:, ::-1] if orientation[2] else shown
+    info = probe(path)
+    assert (info.height, info.width) == shown.shape[1:3]
+    assert (read_frames(path, range(3), info=info) == shown).all()
+    assert (read_frames(path, [2], crop=(4, 8, 40, 36))[0] == shown[2, 8:44, 4:44]).all()
+    assert read_frames(path, [0], size=(20, 30), crop=(4, 8, 40, 36)).shape == (1, 20, 30, 3)
+
+
+def test_crop_and_scale_agree_with_pillow(tmp_path):
+    """Within FFmpeg's approximations of Pillow's bilinear resize, at even and odd crops; a crop that is one pixel off is told apart."""
+    Image = pytest.importorskip("PIL.Image")
+    y, x = np.mgrid[:120, :160]
+    grey = np.repeat((127 + 100 * np.sin(x / 9) * np.cos(y / 7)).astype(np.uint8)[..., None], 3, 2)
+    path = encode(tmp_path / "grey.mkv", "ffv1", {}, frames=grey[None])
+    whole = read_frames(path, [0])[0]
+    for left, top, width, height in (0, 0, 159, 120), (20, 10, 100, 90), (21, 11, 101, 91), (98, 3, 61, 61):
+        ours = read_frames(path, [0], size=(64, 48), crop=(left, top, width, height))[0]
+
+        def decibels(x):
+            picture = Image.fromarray(whole[top:top + height, x:x + width]).resize((48, 64), Image.Resampling.BILINEAR)
+            return 10 * np.log10(255**2 / np.mean((ours - np.asarray(picture, float))**2))
+        assert decibels(left) > 40 and decibels(left + 1) < 36
+
+
+def test_one_frame(tmp_path):
+    path = encode(tmp_path / "one.mp4", "libx264", {}, frames=scene(1))
+    assert probe(path).frames == 1 and not probe(path).seek_points
+    assert (read_frames(path, [0, 0, 0], info=probe(path)) == plain(path)[[0, 0, 0]]).all()
+
+
+def test_pictures_that_change_size(tmp_path):
+    """Two streams glued together: all frames come in the size of the first, with and without info."""
+    parts = [encode(tmp_path / f"{size}.h264", "libx264", {"g": "12"}, frames=scene(20, *size)) for size in ((48, 64), (96, 96))]
+    path = tmp_path / "both.h264"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    info = probe(path)
+    assert (info.frames, info.width, info.height) == (40, 64, 48)
+    assert (read_frames(path, [0, 19]) == plain(parts[0])[[0, 19]]).all()
+    late = read_frames(path, [30])
+    assert late.shape == (1, 48, 64, 3) and (read_frames(path, [30], info=info) == late).all()
+    assert read_frames(path, [5, 30], size=16, crop=(1, 1, 63, 47)).shape == (2, 16, 16, 3)
+
+
+def test_a_damaged_file_gives_what_decodes_without_seeking(tmp_path, capfd):
+    """2026-11: after a seek, a decoder patches damage with other pictures than it has when it comes from the start."""
+    data = bytearray(encode(tmp_path / "whole.mkv", "libx264", {"x264-params": X264}).read_bytes())
+    assert probe(tmp_path / "whole.mkv").seek_points
+    middle = len(data) // 2
+    data[middle:middle + 300] = bytes(300)
+    path = tmp_path / "damaged.mkv"
+    path.write_bytes(data)
+    info = probe(path)
+    assert 30 < info.frames <= 60 and info.damage > 0 and not info.seek_points
+    assert len(read_frames(path, range(info.frames), info=info)) == info.frames
+    assert capfd.readouterr() == ("", "")
+
+
+def test_decoding_starts_no_threads(made):
+    """One decoding thread in each worker process: threads of its own would fight with the other workers'."""
+    tasks = Path("/proc/self/task")
+    if not tasks.exists():
+        pytest.skip("threads are counted in /proc")
+    before = len(list(tasks.iterdir()))
+    for name in "open.mp4", "vp9.webm", "open.hevc.mp4":
+        with open_video(made(name)) as (container, stream):
+            scaler = video.Scaler(32)
+            for frame in decoded_frames(container, stream):
+                scaler(frame)
+            assert len(list(tasks.iterdir())) == before
+
+
+# ---- files that are no videos
+
+def a_bad_file(folder, kind):
+    path = folder / f"{kind}.mp4"
+    whole = (lambda suffix: encode(folder / f"whole{suffix}", "libx264", {}, frames=scene(20)).read_bytes())
+    if kind == "missing":
+        return path
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "audio":
+        path = folder / "audio.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", None))
+            file.writeframes(bytes(16000))
+    elif kind == "aac":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=8000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+            frame.rate = 8000
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    else:
+        path = folder / {"text": "text.mp4", "text.txt": "text.txt", "playlist": "list.m3u8", "list": "list.txt"}.get(kind, path.name)
+        path.write_bytes({
+            "empty": lambda: b"", "byte": lambda: b"\0", "noise": lambda: np.random.default_rng(0).bytes(9999),
+            "text": lambda: b"Dear Sir or Madam\n" * 99, "text.txt": lambda: b"Dear Sir or Madam\n" * 99,
+            "playlist": lambda: b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n",
+            "list": lambda: whole(".mp4") and b"ffconcat version 1.0\nfile 'whole.mp4'\n",
+            "cut to its header": lambda: whole(".mkv")[:700], "cut in half": lambda: whole(".mp4")[:-len(whole(".mp4")) // 2],
+        }[kind]())
+    return path
+
+
+BAD = {
+    "missing": "no such file", "folder": "no regular file", "pipe": "no regular file", "empty": "is empty", "byte": "no video that FFmpeg can open",
+    "noise": "no video that FFmpeg can open", "text": "no video that FFmpeg can open", "text.txt": "is a text", "list": "is a text",
+    "playlist": "no video", "audio": "no video stream", "aac": "no video stream", "cut in half": "no video that FFmpeg can open",
+    "cut to its header": "no picture|no video",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files(tmp_path, capfd, kind):
+    path = a_bad_file(tmp_path, kind)
+    with pytest.raises(VideoError) as caught:
+        probe(path)
+    error = caught.value
+    assert isinstance(error, MemdpcError) and error.path == str(path) and re.search(BAD[kind], error.reason)
+    assert str(error) == f"{path}: {error.reason}" and "\n" not in str(error) and len(error.reason) < 120
+    back = pickle.loads(pickle.dumps(error))          # worker processes send their errors home
+    assert (type(back), back.path, back.reason) == (VideoError, error.path, error.reason)
+    with pytest.raises(VideoError):
+        read_frames(path, [0])
+    assert capfd.readouterr() == ("", "")             # no chatter of decoders on the terminal
+
+
+@pytest.mark.parametrize("suffix,codec", [(".mkv", "libx264"), (".avi", "mpeg4"), (".webm", "libvpx-vp9")])
+def test_half_a_file_gives_the_frames_that_are_there(tmp_path, suffix, codec):
+    data = encode(tmp_path / f"whole{suffix}", codec, {"g": "12"}).read_bytes()
+    path = tmp_path / f"half{suffix}"
+    path.write_bytes(data[:len(data) * 6 // 10])
+    info = probe(path)
+    assert 10 <= info.frames < 60
+    assert (read_frames(path, [0, 9], info=info) == plain(tmp_path / f"whole{suffix}")[[0, 9]]).all()
+    with pytest.raises(VideoError, match=f"frame {info.frames} asked for"):
+        read_frames(path, [info.frames])
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "100%03d.mp4", "[a] (b) & c; d!.mp4", "'quoted' \"twice\".mp4", "-x.mp4", "na\u00efve.mp4", os.fsdecode(b"\xff\xfe.mp4")])
+def test_strange_names(tmp_path, name):
+    path = tmp_path / name
+    try:
+        path.write_bytes(encode(tmp_path / "plain.mp4", "libx264", {}, frames=scene(2)).read_bytes())
+    except OSError:
+        pytest.skip("this file system does not take the name")
+    assert probe(path).frames == 2
+    with pytest.raises(VideoError) as caught:
+        read_frames(path, [2])
+    str(caught.value).encode()                        # can be printed
+
+
+def test_metadata_that_is_not_utf8(tmp_path):
+    """2026-11: a plain av.open raises on these; 1 of 4 of the real clips is one."""
+    path = tmp_path / "title.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "XXXXXXXX"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width = 48, 64
+        for array in scene(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"XXXXXXXX", b"\xe9t\xe9\xff\xfe  "[:7] + b"\xe8"))
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(path))
+    assert probe(path).frames == 2
+
+
+# ---- what is asked wrongly
+
+@pytest.mark.parametrize("asked,error", [
+    (dict(indices=[60]), VideoError), (dict(indices=[0, 10**6]), VideoError), (dict(indices=[-1]), ValueError), (dict(indices=[]), ValueError),
+    (dict(indices=[1.5]), TypeError), (dict(indices=[0], size=0), ValueError), (dict(indices=[0], size=(8, -1)), ValueError),
+    (dict(indices=[0], crop=(60, 0, 10, 10)), ValueError), (dict(indices=[0], crop=(-2, 0, 10, 10)), ValueError), (dict(indices=[0], crop=(0, 0, 0, 10)), ValueError),
+])
+def test_what_cannot_be_read(made, asked, error):
+    path = made("closed.mp4")
+    with pytest.raises(error) as caught:
+        read_frames(path, **asked, info=probe(path))
+    assert "\n" not in str(caught.value)
+
+
+# ---- writing
+
+@pytest.mark.parametrize("suffix,codec,options", [
+    (".mp4", "libx264", {"g": "12"}), (".mkv", "libx264", {"g": "12"}), (".avi", "mpeg4", {}), (".webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
+])
+def test_writing_is_deterministic(tmp_path, suffix, codec, options):
+    """2026-11: x264's macroblock tree reads memory that it never wrote. So two processes write, each with its own dirt in fresh memory (glibc's
+    MALLOC_PERTURB_); they also differ in time and ids."""
+    np.save(tmp_path / "scene.npy", scene())
+    script = ("import sys, numpy as np; from memdpc.video import write_video; "
+              f"write_video(sys.argv[1], np.load('scene.npy'), codec={codec!r}, options={options!r})")
+    for dirt in "85", "170":
+        subprocess.run([sys.executable, "-c", script, dirt + suffix], check=True, cwd=tmp_path, env=os.environ | {"MALLOC_PERTURB_": dirt, "OMP_NUM_THREADS": "1"})
+    assert (tmp_path / f"85{suffix}").read_bytes() == (tmp_path / f"170{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("change,says", [
+    (dict(frames=scene(2, 49, 64)), "even, got 64x49"), (dict(frames=scene(2)[..., 0]), r"\[T, H, W, 3\]"), (dict(frames=scene(2).astype(float)), "float64"),
+    (dict(frames=scene(2)[:0]), "at least one frame"), (dict(codec="no such"), "no such cannot write"), (dict(fps=0), "fps"), (dict(path="x.nonsense"), "cannot write"),
+])
+def test_what_cannot_be_written(tmp_path, change, says):
+    path = tmp_path / change.pop("path", "x.mp4")
+    path.write_bytes(b"what was there before")
+    with pytest.raises(ValueError, match=says) as caught:
+        write_video(path, **{"frames": scene(2)} | change)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == b"what was there before" and os.listdir(tmp_path) == [path.name]
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path):
+    """The system refuses to let the file grow: as on a full disk, some bytes are written and then no more."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "x.mp4"
+    write_video(path, scene(2))
+    old, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            write_video(path, scene())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == old and os.listdir(tmp_path) == ["x.mp4"]
+
+
+def test_frame_rates_survive(tmp_path):
+    for fps in 25, 29.97, 30000 / 1001, 12.5:
+        write_video(tmp_path / "f.mp4", scene(8), fps)
+        assert probe(tmp_path / "f.mp4").fps == pytest.approx(fps, rel=1e-3)
