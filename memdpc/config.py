@@ -181,13 +181,13 @@ def config_from(presets, parameters, prog='notebook'):
         if name not in known: raise ConfigError(f'{name!r} is no parameter of this job: choose among {", ".join(sorted(known))}')
     return parse(presets[preset], [word for name, value in given.items() for word in (f'--{name}', *words(presets[preset], name, value))], prog)
 
-# %% ../nbs/06_config.ipynb #8777bba2
+# %% ../nbs/06_config.ipynb #5aad24f8
 def notebook_parameters(variables):
     """The parameters of a run notebook: the plain values among its `globals()`, called right after the parameters cell.
 
     What papermill injected under a wrong name is among them, so that `config_from` can refuse it.
     """
-    plain = (type(None), bool, int, float, str, list, tuple, dict)
+    plain = (type(None), bool, int, float, str, list, tuple)
     return {name: value for name, value in variables.items() if isinstance(value, plain) and not name.startswith('_') and name not in ('In', 'Out')}
 
 # %% ../nbs/06_config.ipynb #5c89e536

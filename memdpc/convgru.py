@@ -9,11 +9,11 @@ __all__ = ['ConvGRU']
 import torch
 from torch import nn
 
-# %% ../nbs/11_convgru.ipynb #994265db
+# %% ../nbs/11_convgru.ipynb #ec5e45a2
 class ConvGRU(nn.Module):
     """The aggregator g of Table S2: a GRU whose matrices are 1x1 convolutions, so that every grid cell keeps a state of its own.
 
-    `step` advances `[B, D, h, w]` by one block; `forward` runs over `[B, N, D, h, w]` and returns the states after every block, `[B, N, D, h, w]`.
+    `step` advances `[B, D, h, w]` by one block; `forward` runs over `[B, N, D, h, w]` and returns the state after every block, in that shape.
     The state starts at zero unless given. Dropout acts on the state at every step and is carried on in the recurrence.
     """
     def __init__(self, dim, dropout=0.1, gain=0.1):                 # D, of input and state; probability; gain of the orthogonal start

@@ -6,26 +6,23 @@
 __all__ = ['load_model', 'checkpoint_folder', 'run_config', 'Features', 'network_features', 'mean_image', 'single_frame',
            'compute_features', 'recalibrate', 'save_features', 'load_features', 'extractors', 'with_baselines']
 
-# %% ../nbs/30_features.ipynb #122ff2bb
+# %% ../nbs/30_features.ipynb #3bcb75d1
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from .augment import prepare
 from .datasets import Clips, load_dataset
 from .model import MemDPC
-from .released import CheckpointError, load_released, load_strictly
+from .released import CheckpointError, load_released
 from .training import make_loader
 
-# %% ../nbs/30_features.ipynb #05a71f8a
+# %% ../nbs/30_features.ipynb #0e667768
 def load_model(checkpoint, seed=0, **sizes):
     """The `MemDPC` of a run, of a checkpoint in it, of a `from_pretrained` folder, of a released `.pth.tar`, or fresh weights for 'random'.
 
@@ -36,14 +33,9 @@ def load_model(checkpoint, seed=0, **sizes):
         torch.manual_seed(seed)
         return MemDPC(**sizes)
     if path.name.endswith(('.pth.tar', '.pth')): return load_released(path, **sizes)
-    folder = checkpoint_folder(path)
-    try: model, entries = MemDPC(**json.loads((folder / 'config.json').read_text())), load_file(folder / 'model.safetensors')
-    except (TypeError, ValueError, SafetensorError, OSError) as error:
-        raise CheckpointError(f'{folder}: not a MemDPC checkpoint ({str(error).strip().splitlines()[0]})') from None
-    load_strictly(model, entries)
-    return model
+    return MemDPC.from_pretrained(str(checkpoint_folder(path)))
 
-# %% ../nbs/30_features.ipynb #431ca656
+# %% ../nbs/30_features.ipynb #b48a6f9f
 def checkpoint_folder(path):
     "Where the weights lie: `path` itself, or the last checkpoint of the run at `path`."
     if (path / 'model.safetensors').is_file(): return path
@@ -51,6 +43,7 @@ def checkpoint_folder(path):
     if last is None: raise CheckpointError(f'{path}: no checkpoint here (a run, a folder with model.safetensors, a .pth.tar, or random)')
     return last
 
+# %% ../nbs/30_features.ipynb #05a5f21a
 def run_config(checkpoint):
     "The config.json of the run that a checkpoint belongs to, {} where there is none."
     for folder in (Path(checkpoint), *Path(checkpoint).parents[:2]):
@@ -92,12 +85,12 @@ def single_frame(clips, side=24):
     N, T = clips.shape[1], clips.shape[3]
     return mean_image(clips[:, N // 2:N // 2 + 1, :, T // 2:T // 2 + 1], side)
 
-# %% ../nbs/30_features.ipynb #5dd29267
+# %% ../nbs/30_features.ipynb #461a3b4c
 def compute_features(extract, clips, batch_size=16, num_workers=0, desc='features'):
     "`Features` of `clips` (with `per_video` set): `extract` gives `(blocks, context)` of a batch; several clips of a video are averaged."
     keys = [[(0, i) for i in range(first, min(first + batch_size, len(clips)))] for first in range(0, len(clips), batch_size)]
     blocks, contexts = [], []
-    for batch in tqdm(make_loader(clips, keys, num_workers), desc=desc, ascii=True, mininterval=2, file=sys.stderr):
+    for batch in tqdm(make_loader(clips, keys, num_workers), desc=desc, ascii=True, mininterval=2, disable=None):
         for kept, values in zip((blocks, contexts), extract(batch['clip'])): kept.append(values.float().cpu())
     blocks, contexts = (torch.cat(kept).unflatten(0, (-1, clips.per_video)).mean(1).numpy() for kept in (blocks, contexts))
     videos = clips.videos.videos

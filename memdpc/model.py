@@ -85,14 +85,15 @@ def load_strictly(model, entries):
             raise CheckpointError(f'{name}: shape {list(value.shape)} in the checkpoint, {list(own[name].shape)} in the network')
     model.load_state_dict(entries)
 
-# %% ../nbs/14_model.ipynb #3ad90dff
+# %% ../nbs/14_model.ipynb #ccaa28dc
 class Pretrained(PyTorchModelHubMixin):
     """`save_pretrained(folder)` and `from_pretrained(folder or hub name)`: weights as safetensors, sizes as `config.json`.
 
     Loading is strict and keeps the dtype of the weights. Whatever is wrong with the files is a `CheckpointError` of one line.
     """
     @classmethod
-    def from_pretrained(cls, name, **options):
+    def from_pretrained(cls, name, **options):                             # a folder, or a name on the hub
+        "The saved model, in eval mode."
         try: return super().from_pretrained(name, **options)
         except (ValueError, TypeError, AttributeError, OSError) as error:
             raise CheckpointError(f'{name}: cannot be loaded ({str(error).strip().splitlines()[0]})') from None
@@ -112,7 +113,7 @@ class Pretrained(PyTorchModelHubMixin):
         load_strictly(model, entries)
         return model.eval()
 
-# %% ../nbs/14_model.ipynb #8ab34764
+# %% ../nbs/14_model.ipynb #5cbf3dbb
 class MemDPC(nn.Module, Pretrained, library_name='memdpc', license='apache-2.0'):
     "Memory-augmented Dense Predictive Coding (Han, Xie, Zisserman, ECCV 2020); `mem_size=0` is DPC, without the memory."
     def __init__(self,
@@ -127,6 +128,8 @@ class MemDPC(nn.Module, Pretrained, library_name='memdpc', license='apache-2.0')
                  address_gain: float = 0.1):   # gain of phi's last layer at the start: how sharp the first addressing is
         super().__init__()
         check_sizes(img_size, num_blocks, block_len, pred_steps, mem_size)
+        self.sizes = dict(network=network, img_size=img_size, num_blocks=num_blocks, block_len=block_len, pred_steps=pred_steps,
+                          mem_size=mem_size, bidirectional=bidirectional, dropout=dropout, address_gain=address_gain)
         self.img_size, self.num_blocks, self.block_len, self.pred_steps = img_size, num_blocks, block_len, pred_steps
         self.encoder = Encoder(network)
         self.forward_gru = ConvGRU(self.encoder.dim, dropout)

@@ -94,7 +94,7 @@ def report(videos, clips, model):
                 len(videos), short, clips.span, len(videos.skipped), sum(p.numel() for p in model.parameters()))
     for path, reason in videos.skipped: logger.info('left out: %s: %s', path, reason)
 
-# %% ../nbs/21_pretrain.ipynb #dd3d3227
+# %% ../nbs/21_pretrain.ipynb #15bcc8ea
 def pretrain(config: PretrainConfig):
     """Pretrain as `config` says, or go on where its run was stopped; returns the final figures, which are also in the run's `metrics.json`.
 
@@ -110,6 +110,6 @@ def pretrain(config: PretrainConfig):
     facts = dict(videos=len(videos), skipped=len(videos.skipped), seed=config.seed, device=str(accelerator.device),
                  precision=accelerator.mixed_precision, processes=accelerator.num_processes, seconds=run.seconds)
     if run.state['best']: facts['best_step'], facts['best_loss'] = run.state['best']
-    if run.main: finish(run, values, **facts)
+    result = finish(run, values, **facts)
     accelerator.end_training()                                      # the processes part
-    return values | facts
+    return result

@@ -102,11 +102,11 @@ def claim(out, manifest):
     elif any(out.iterdir()): raise ShapesError(f'{out}: is not empty and holds no dataset of shapes; give a new folder')
     else: write_whole(out / MANIFEST, json.dumps(manifest, indent=2).encode() + b'\n')
 
-# %% ../nbs/02_shapes.ipynb #83ff8710
+# %% ../nbs/02_shapes.ipynb #6184ad36
 def write_one(task):
     "Render and write one video: `task` is (path, action, seed, group, clip)"
     path, *drawn = task
-    write_video(path, render(*drawn), options={'crf': '20', 'preset': 'veryfast', 'g': '12'})
+    write_video(path, render(*drawn), options={'crf': '23', 'preset': 'veryfast', 'g': '12'})
 
 # %% ../nbs/02_shapes.ipynb #8c544882
 def write_shapes(out,                                 # the dataset's folder

@@ -384,11 +384,12 @@ def train(run, accelerator, model, optimizer, loader, compute, rate, *, per_epoc
     if broken: logger.warning('%d clips were taken from the next video, since their own could not be read any more', broken)
     return run.state['values']
 
-# %% ../nbs/20_training.ipynb #dfdbaa27
+# %% ../nbs/20_training.ipynb #93d56ee8
 def finish(run, values, **facts):
-    "Write metrics.json, which marks a run as finished: final figures, and where they come from."
+    "Write metrics.json, which marks a run as finished: final figures, and where they come from; returns them."
     facts = values | facts | {'version': __version__, 'torch': torch.__version__}
-    with written_whole(run.folder / 'metrics.json') as aside: aside.write_text(json.dumps(facts, indent=2) + '\n')
+    if run.main:
+        with written_whole(run.folder / 'metrics.json') as aside: aside.write_text(json.dumps(facts, indent=2) + '\n')
     return facts
 
 # %% ../nbs/20_training.ipynb #be43b7f9

@@ -201,12 +201,12 @@ def frames_from(container, stream, pts):
     yield frame
     yield from frames
 
-# %% ../nbs/01_video.ipynb #5d8ffc00
+# %% ../nbs/01_video.ipynb #127b4019
 def try_seeks(path, marks, shown):
     "Those (index, timestamp) of `marks` at which seeking brings pictures with the very same check sums"
+    scaler = Scaler(shown=shown)
     with open_video(path) as (container, stream):
         for index, (pts, sums) in marks.items():
-            scaler = Scaler(shown=shown)
             try: found = [check_sum(scaler(frame)) for frame, _ in zip(frames_from(container, stream, pts), sums)]
             except SeekMissed: continue
             if found == sums: yield index, pts
