@@ -26,7 +26,7 @@ def draw_crop(rng, width, height,                     # of the picture, in pixel
         if 0 < w <= width and 0 < h <= height: return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
     return centre_crop(width, height)
 
-# %% ../nbs/04_augment.ipynb #0e3f78b2
+# %% ../nbs/04_augment.ipynb #5335672f
 @dataclass(frozen=True)
 class Augment:
     "The law of the paper's augmentation: one crop and one flip a clip, colours for each frame. The defaults are those of pretraining"
@@ -41,9 +41,10 @@ class Augment:
     per_frame: bool = True                            # False: one draw of colours for all frames of a clip
 
     def draw(self, rng, width, height, num_frames):
-        "`(crop, flip, {'colour': float32 [num_frames, 5]})`, from the generator `rng` alone"
+        "`(crop, flip, {'colour': float32 [num_frames, 5]})`, from the generator `rng` alone; {} where colours stay as they are"
         crop = (0, 0, width, height) if self.min_area == 1 else draw_crop(rng, width, height, self.min_area)
         flip = bool(rng.random() < self.flip)
+        if not any((self.brightness, self.contrast, self.saturation, self.hue, self.channel_copy)): return crop, flip, {}
         colour = np.stack([self.draw_colour(rng) for _ in range(num_frames if self.per_frame else 1)])
         return crop, flip, {'colour': np.broadcast_to(colour, (num_frames, 5)).copy()}
 
@@ -55,18 +56,18 @@ class Augment:
         channel = rng.integers(3) if rng.random() < self.channel_copy else -1
         return np.array([*numbers, channel], dtype=np.float32)
 
-# %% ../nbs/04_augment.ipynb #75cc4e18
+# %% ../nbs/04_augment.ipynb #651861ac
 TO_YIQ = np.array([[0.299, 0.587, 0.114],             # luma of BT.601
                    [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 def colour_maps(colour, mean):
-    "The maps `x -> A x + b`, `(A [..., 3, 3], b [..., 3])`, of frames with the numbers `colour [..., 5]` and the mean colours `mean [..., 3]`"
+    "`(A [..., 3, 3], b [..., 3])` of the maps `x -> A x + b` for frames with the numbers `colour [..., 5]` and mean colours `mean [..., 3]`"
     to_yiq, from_yiq = (torch.as_tensor(m, dtype=mean.dtype, device=mean.device) for m in (TO_YIQ, np.linalg.inv(TO_YIQ)))
     channel, eye = colour[..., 4, None, None], torch.eye(3, dtype=mean.dtype, device=mean.device)
-    copy = torch.where(channel >= 0, eye[channel[..., 0].long().clamp(min=0)].expand(*channel.shape[:-2], 3, 3), eye)    # every row picks the channel
+    copy = torch.where(channel >= 0, eye[channel[..., 0].long().clamp(min=0)], eye)                         # every row picks the channel
     beta, gamma, sigma, turn = colour[..., :4].to(mean.dtype).unbind(-1)
     cos, sin, zero, one = torch.cos(2 * math.pi * turn), torch.sin(2 * math.pi * turn), torch.zeros_like(turn), torch.ones_like(turn)
-    turned = torch.stack([one, zero, zero, zero, sigma * cos, -sigma * sin, zero, sigma * sin, sigma * cos], -1).unflatten(-1, (3, 3))
+    turned = torch.stack([one, zero, zero, zero, sigma * cos, sigma * sin, zero, -sigma * sin, sigma * cos], -1).unflatten(-1, (3, 3))
     A = (beta * gamma)[..., None, None] * from_yiq @ turned @ to_yiq @ copy
     luma = (copy @ mean[..., None])[..., 0] @ to_yiq[0]                     # [...], m
     return A, (beta * (1 - gamma) * luma)[..., None].expand_as(mean)

@@ -15,12 +15,12 @@ from .config import ClassifyConfig
 from .features import with_baselines
 from .training import write_results
 
-# %% ../nbs/31_classify.ipynb #92b52d16
-STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse strengths of the probe's L2 penalty that are tried
+# %% ../nbs/31_classify.ipynb #fac44c47
+STRENGTHS = (0.001, 0.01, 0.1)  # inverse strengths of the probe's L2 penalty that are tried
 
 def probe(x, y, strength):
     "A linear classifier on standardised features `x [V, D]`."
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500)).fit(x, y)
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, tol=1e-3, max_iter=1000)).fit(x, y)
 
 # %% ../nbs/31_classify.ipynb #704fb142
 def choose_strength(x, y, groups, seed=0, share=0.25):

@@ -31,7 +31,7 @@ RANGES = {  # field: (smallest, largest) value that makes sense
     'checkpoint_every': (1, 10**9), 'seed': (0, 2**31 - 1), 'num_workers': (0, 1024), 'clips_per_video': (1, 1000), 'videos_per_class': (1, 10**6),
 }
 
-# %% ../nbs/06_config.ipynb #9d327608
+# %% ../nbs/06_config.ipynb #058538f7
 def check_ranges(config):
     "Raise `ConfigError` for the first field of a config whose value lies outside its range."
     for field in fields(config):
@@ -40,7 +40,7 @@ def check_ranges(config):
         for v in value if isinstance(value, tuple) else (value,):
             if low is not None and v is not None and not low <= v <= high:
                 raise ConfigError(f'{field.name} must lie in {low:g}..{high:g}, got {v}')
-    if getattr(config, 'pred_steps', 0) >= getattr(config, 'num_blocks', 1):
+    if hasattr(config, 'pred_steps') and config.pred_steps >= config.num_blocks:
         raise ConfigError(f'pred_steps must be below num_blocks, got {config.pred_steps} of {config.num_blocks} blocks')
 
 # %% ../nbs/06_config.ipynb #6209de47
@@ -84,16 +84,16 @@ class PretrainConfig:
 
     def __post_init__(self): check_ranges(self)
 
-# %% ../nbs/06_config.ipynb #4297d8ac
+# %% ../nbs/06_config.ipynb #f699e957
 PAPER = PretrainConfig()
 PRETRAIN_PRESETS = {
-    'demo': replace(PAPER, network='tiny', img_size=48, num_blocks=6, frame_stride=1, mem_size=128, address_gain=8.0, epochs=3, lr=2e-3,
-                    warmup_steps=20, cosine=True, min_area=1.0, flip=0.0, jitter=0.0),
+    'demo': replace(PAPER, network='tiny', img_size=48, num_blocks=6, frame_stride=1, pred_steps=2, mem_size=128, address_gain=8.0, epochs=4,
+                    lr=4e-3, warmup_steps=20, cosine=True, min_area=1.0, flip=0.0, jitter=0.0),
     'paper-ucf101': replace(PAPER, dataset='ucf101', milestones=(300, 400)),
     'paper-kinetics400': replace(PAPER, dataset='kinetics400', network='resnet34', img_size=224, epochs=200, milestones=(120, 160)),
 }
 
-# %% ../nbs/06_config.ipynb #8ab9c331
+# %% ../nbs/06_config.ipynb #c0dccef0
 @dataclass(frozen=True)
 class FeaturesConfig:
     "What every measurement on frozen features needs: a network, a dataset, and where to write."
@@ -107,6 +107,7 @@ class FeaturesConfig:
     frame_stride: int | None = None           # every n-th frame; None: as the checkpoint's run, else 3
     network: Literal['tiny', 'resnet18', 'resnet34', 'resnet50'] = 'resnet18'  # of a random checkpoint
     img_size: int | None = None               # height and width of the frames; None: the checkpoint's, or 128
+    num_blocks: int | None = None             # blocks in a clip; None: the checkpoint's, or 8
     seed: int = 0                             # of the random weights and of the probe
     batch_size: int = 16                      # clips at a time
     num_workers: int = 2                      # processes that decode

@@ -114,9 +114,9 @@ def read_classes(path):
     if not classes: raise DatasetError(f'{path}: lists no class')
     return dict(sorted(classes.items(), key=lambda item: item[1]))
 
-# %% ../nbs/03_datasets.ipynb #db6ce342
+# %% ../nbs/03_datasets.ipynb #acdb7299
 def read_split(path, numbers):
-    "`[(path in the folder of videos, label, group)]` of a split file of UCF101: lines `Class/v_Class_g01_c01.avi 1`, in test lists without the number"
+    "`[(path below videos/, label, group)]` of a split file: lines `Class/v_Class_g01_c01.avi 1`, in test lists without the number"
     classes, entries = {name.casefold(): (index, name) for index, name in enumerate(numbers)}, []
     for line in read_lines(path):
         name, number = re.fullmatch(r'(.+?)(?:\s+(\d+))?', line).groups()
@@ -151,15 +151,15 @@ def list_folder(root, split, subset):
     number = {name: index for index, name in enumerate(classes)}
     return classes, [(path, number.get(names[0] if names else '', -1), '') for path, names in zip(found, folders)]
 
-# %% ../nbs/03_datasets.ipynb #3d5eeece
+# %% ../nbs/03_datasets.ipynb #ddfb7dc2
 KINETICS_PARTS = {'train': 'train_split', 'test': 'val_split'}
 
 def list_kinetics400(root, split, subset):
     "Kinetics-400 as it is unpacked: `videos/{train_split,val_split}/class/name.mp4`; one split, validation is the test"
     videos = existing(root, ['videos'], 'the videos, as videos/train_split/class/name.mp4')
     part = existing(videos, [KINETICS_PARTS[subset]], 'a folder for each class in it')
-    folders = [entry for name in KINETICS_PARTS.values() if (videos / name).is_dir() for entry in os.scandir(videos / name) if entry.is_dir()]
-    classes = tuple(sorted({entry.name for entry in folders}))
+    parts = [videos / name for name in KINETICS_PARTS.values() if (videos / name).is_dir()]
+    classes = tuple(sorted({entry.name for folder in parts for entry in os.scandir(folder) if entry.is_dir()}))
     number, found = {name: index for index, name in enumerate(classes)}, sorted(below(part))
     for path in found:
         if os.sep not in path: raise DatasetError(f'{part / path}: lies in no class, as {part.name}/class/name.mp4')
@@ -179,9 +179,9 @@ def stamp(path):
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
 
-# %% ../nbs/03_datasets.ipynb #fa9ca9b3
+# %% ../nbs/03_datasets.ipynb #3425353b
 def describe(path):
-    "What there is to know of a file: `{'stamp', 'info'}`, or `{'stamp', 'reason'}` if it is no video, or `{'reason'}` if it cannot even be looked at"
+    "What there is to know of a file: `{'stamp', 'info'}`, `{'stamp', 'reason'}` if it is no video, `{'reason'}` if it cannot be looked at"
     try: entry = {'stamp': stamp(path)}
     except FileNotFoundError: return {'reason': 'no such file'}
     except OSError as error: return {'reason': error.strerror}
@@ -189,11 +189,11 @@ def describe(path):
     except VideoError as error: return entry | {'reason': error.reason}
     except OSError as error: return {'reason': error.strerror or str(error)}
 
-# %% ../nbs/03_datasets.ipynb #d91cf744
+# %% ../nbs/03_datasets.ipynb #4632a761
 INDEX_VERSION = 1                                     # to be raised when `probe` comes to another verdict on the same file
 
 class Index:
-    "What is known of the files below `root`, kept in `cache_folder()`. A folder that cannot be written costs the memory between runs, nothing else"
+    "What is known of the files below `root`, kept in `cache_folder()`; where that cannot be written, it is forgotten at the end"
     def __init__(self, root):
         self.root = Path(root).resolve()
         key = os.fsencode(self.root) + repr((INDEX_VERSION, [field.name for field in fields(VideoInfo)])).encode()
@@ -221,25 +221,27 @@ class Index:
             self.writable = False
             logger.warning('the index is not kept: %s', printable(error))
 
-# %% ../nbs/03_datasets.ipynb #7b586fac
+# %% ../nbs/03_datasets.ipynb #76802bd2
 def described(paths, num_workers):
     "`describe` of each path, in order; by worker processes where that pays"
     if not num_workers or len(paths) < 64: yield from map(describe, paths)
     else:
         with ProcessPoolExecutor(num_workers) as pool:
             try: yield from pool.map(describe, paths, chunksize=8)
-            except BrokenProcessPool: raise DatasetError('a process that opened videos was killed, perhaps for want of memory; start again to go on') from None
+            except BrokenProcessPool:
+                raise DatasetError('a process that opened videos was killed, perhaps for want of memory; start again to go on') from None
 
 def examine(root, paths, num_workers=0, progress=True):
     "`{path: what describe says}` for `paths` below `root`: from the index where the file is unchanged, else by opening it"
     index = Index(root)
     unknown = [path for path in dict.fromkeys(paths) if not index.fresh(path)]
     found = described([os.path.join(root, path) for path in unknown], num_workers)
-    bar = tqdm(zip(unknown, found), 'opening videos', len(unknown), disable=not (progress and unknown), ascii=True, mininterval=1, file=sys.stderr)
+    quiet = not (progress and unknown)
+    bar = tqdm(zip(unknown, found), 'opening videos', len(unknown), disable=quiet, ascii=True, mininterval=1, file=sys.stderr)
     for path, entry in bar: index.add(path, entry)
     return {path: index.entries[path] for path in paths}
 
-# %% ../nbs/03_datasets.ipynb #e6190dd5
+# %% ../nbs/03_datasets.ipynb #77f2c32d
 def load_dataset(name,                                # one of `DATASETS`
                  root,                                # its folder
                  split=1,                             # which of the dataset's splits
@@ -262,16 +264,18 @@ def load_dataset(name,                                # one of `DATASETS`
         if reason: skipped.append((path, reason))
         else: videos[path] = Video(path, label, group, info_from(entries[path]['info']))
     if not videos: raise DatasetError(f'{root}: none of the {len(listed)} videos can be read (the first, {skipped[0][0]}: {skipped[0][1]})')
-    if skipped: logger.warning('%s: %d of %d videos are left out (the first, %s: %s)', *map(printable, (root, len(skipped), len(listed), *skipped[0])))
+    if skipped:
+        facts = root, len(skipped), len(listed), *skipped[0]
+        logger.warning('%s: %s of %s videos are left out (the first, %s: %s)', *map(printable, facts))
     return VideoList(name, root, classes, tuple(videos.values()), tuple(skipped))
 
 def info_from(values):
     "A `VideoInfo` from what JSON made of it"
     return VideoInfo(**values | {'seek_points': tuple(map(tuple, values['seek_points']))})
 
-# %% ../nbs/03_datasets.ipynb #b4306b50
+# %% ../nbs/03_datasets.ipynb #e3180e71
 def hold_out(videos, fraction, seed=0):
-    "Split a `VideoList` into `(kept, held out)` by whole groups, single videos where there are none; `fraction` of the groups is held out, at least one"
+    "A `VideoList` in two, `(kept, held out)`: about `fraction` of its groups is held out, of its videos where there are none; at least one"
     keys = [video.group or video.path for video in videos.videos]
     names = sorted(set(keys))
     chosen = max(1, round(fraction * len(names))) if fraction else 0
@@ -300,10 +304,10 @@ def to_blocks(frames, num_blocks):
     "uint8 [N*T, H, W, 3] to [N, 3, T, H, W]"
     return np.ascontiguousarray(frames.reshape(num_blocks, -1, *frames.shape[1:]).transpose(0, 4, 1, 2, 3))
 
-# %% ../nbs/03_datasets.ipynb #a2a0d361
+# %% ../nbs/03_datasets.ipynb #d6c7a84e
 @dataclass(frozen=True)
 class Clips:
-    """Clips of a `VideoList`. Item `(epoch, index)` depends on nothing but `(seed, epoch, index)` and the files; a bare index means epoch 0.
+    """Clips of a `VideoList`. Item `(epoch, index)` depends on `(seed, epoch, index)` and the files alone; an index means epoch 0.
 
     An item is a dict of `clip` uint8 [N, 3, T, H, W], `label`, `index`, `broken` (1 where the video could not be read any more and the next stands
     in its place) and what `augment` adds. Raises `DatasetError` where a hundred in a row cannot be read.
@@ -314,8 +318,8 @@ class Clips:
     frame_stride: int = 3
     img_size: int = 128                               # H = W
     seed: int = 0
-    augment: object = None                            # `draw(rng, width, height, frames)` gives (crop, flip, {name: array}); None: the central square
-    per_video: int = 0                                # 0: one clip with a random start; n: clips i * n to i * n + n - 1 lie evenly in video i
+    augment: object = None                            # draw(rng, width, height, frames) -> (crop, flip, {name: array}); None: centre
+    per_video: int = 0                                # 0: one clip, random start; n: clips i*n to i*n + n - 1 lie evenly in video i
 
     def __len__(self): return len(self.videos) * max(self.per_video, 1)
 

@@ -88,12 +88,12 @@ NETWORKS = {  # name: (block, depths of res_2 to res_5, channels of conv_1)
     'tiny': (BasicBlock, (2, 2, 2, 2), 16),
 }
 
-# %% ../nbs/10_encoder.ipynb #64e9801d
+# %% ../nbs/10_encoder.ipynb #edd0dec9
 class Encoder(nn.Module):
     """The 2D+3D ResNet f of Table S1.
 
     `forward` maps `[B, 3, T, H, W]` to `[B, D, T', h, w]` with `D = dim`, `h = ceil(H/32)`; T = 5 gives T' = 2. res_2 and res_3 look
-    at single frames, res_4 and res_5 across time. The last block has no ReLU, so features are signed.
+    at single frames, res_4 and res_5 across time. The last block has no ReLU, so features are signed. An unknown `network` is a `ValueError`.
     """
     def __init__(self, network='resnet18'):  # one of `NETWORKS`
         super().__init__()

@@ -9,11 +9,11 @@ __all__ = ['similarity', 'contrastive_loss', 'topk_accuracy']
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/13_loss.ipynb #2661c6f4
+# %% ../nbs/13_loss.ipynb #777575bc
 def similarity(predicted, target):
     """Dot products of every predicted cell with every true one: `[M, M]`, `M = B*P*h*w`, rows are predictions (Algorithm 1).
 
-    Both are `[B, P, D, h, w]`. Computed in float32 at least, also under autocast.
+    Both are `[B, P, D, h, w]`. Computed in float32 at least, also under autocast. No temperature, no normalisation.
     """
     rows, columns = (x.permute(0, 1, 3, 4, 2).flatten(0, 3) for x in (predicted, target))  # [M, D] each
     if rows.dtype in (torch.float16, torch.bfloat16): rows, columns = rows.float(), columns.float()

@@ -113,9 +113,12 @@ class Pretrained(PyTorchModelHubMixin):
         load_strictly(model, entries)
         return model.eval()
 
-# %% ../nbs/14_model.ipynb #5cbf3dbb
+# %% ../nbs/14_model.ipynb #0894dbae
 class MemDPC(nn.Module, Pretrained, library_name='memdpc', license='apache-2.0'):
-    "Memory-augmented Dense Predictive Coding (Han, Xie, Zisserman, ECCV 2020); `mem_size=0` is DPC, without the memory."
+    """Memory-augmented Dense Predictive Coding (Han, Xie, Zisserman, ECCV 2020); `mem_size=0` is DPC, without the memory.
+
+    `forward` maps normalised clips `[B, N, 3, T, H, W]` to a `MemDPCOutput`. Impossible sizes, or clips of another shape: `ValueError`.
+    """
     def __init__(self,
                  network: str = 'resnet18',    # a key of `memdpc.encoder.NETWORKS`
                  img_size: int = 128,          # H = W of the frames, in pixels

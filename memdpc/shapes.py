@@ -86,7 +86,7 @@ def split_files(videos_per_class):
             files.setdefault(f'{subset}list{split:02d}.txt', []).append(video_name(action, group, clip) + label)
     return {name: '\n'.join(lines) + '\n' for name, lines in files.items()}
 
-# %% ../nbs/02_shapes.ipynb #d0c04320
+# %% ../nbs/02_shapes.ipynb #b47a737a
 class ShapesError(MemdpcError, ValueError):
     "A folder that the dataset cannot be written to, or a size that it cannot have"
 
@@ -97,7 +97,7 @@ def claim(out, manifest):
     out.mkdir(parents=True, exist_ok=True)
     if (out / MANIFEST).is_file():
         try: found = json.loads((out / MANIFEST).read_text())
-        except ValueError: found = None
+        except ValueError: found = 'unreadable'
         if found != manifest: raise ShapesError(f'{out}: holds another dataset of shapes ({found}), not {manifest}; give a new folder')
     elif any(out.iterdir()): raise ShapesError(f'{out}: is not empty and holds no dataset of shapes; give a new folder')
     else: write_whole(out / MANIFEST, json.dumps(manifest, indent=2).encode() + b'\n')
@@ -108,7 +108,7 @@ def write_one(task):
     path, *drawn = task
     write_video(path, render(*drawn), options={'crf': '23', 'preset': 'veryfast', 'g': '12'})
 
-# %% ../nbs/02_shapes.ipynb #8c544882
+# %% ../nbs/02_shapes.ipynb #a64256d7
 def write_shapes(out,                                 # the dataset's folder
                  videos_per_class=160,                # at least 4, one for each kind of group
                  seed=0,                              # draws everything
@@ -119,6 +119,7 @@ def write_shapes(out,                                 # the dataset's folder
     Raises `ShapesError` if `out` holds something else, `OSError` from the disk; a file is there whole or not at all.
     """
     out = Path(out)
+    if seed < 0: raise ShapesError(f'seed must not be negative; got {seed}')
     if videos_per_class < 4: raise ShapesError(f'videos_per_class must be at least 4, so that every split can train and test; got {videos_per_class}')
     claim(out, {'dataset': 'memdpc shapes 1', 'videos_per_class': videos_per_class, 'seed': seed})
     for folder in [*(out / 'videos' / action for action in ACTIONS), out / 'splits_classification']:

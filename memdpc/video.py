@@ -75,7 +75,7 @@ def write_video(path,                                 # the suffix chooses the c
     except (av.FFmpegError, ValueError) as error: raise ValueError(f'{codec} cannot write {os.fspath(path)}: {error}') from None
     write_whole(path, data)
 
-# %% ../nbs/01_video.ipynb #a4bd7534
+# %% ../nbs/01_video.ipynb #6e378458
 av.logging.set_level(None)                            # FFmpeg's chatter never reaches the terminal: what matters is raised
 NOT_VIDEO = {'tty', 'concat', 'hls', 'dash'}          # texts, and lists of other files
 MAX_PIXELS = 8192 * 8192                              # larger pictures are refused
@@ -87,7 +87,7 @@ def video_stream(container, path):
     if not moving: raise VideoError(path, 'holds no video stream')
     stream = moving[0]
     if stream.codec_context is None: raise VideoError(path, 'holds video for which there is no decoder')
-    if stream.width * stream.height > MAX_PIXELS: raise VideoError(path, f'its pictures of {stream.width}x{stream.height} pixels are too large')
+    if stream.width * stream.height > MAX_PIXELS: raise VideoError(path, f'pictures of {stream.width}x{stream.height} are too large')
     stream.codec_context.thread_count, stream.codec_context.thread_type = 1, 'NONE'
     for other in container.streams:
         if other.index != stream.index: other.discard = av.stream.Discard.all
@@ -201,7 +201,7 @@ def frames_from(container, stream, pts):
     yield frame
     yield from frames
 
-# %% ../nbs/01_video.ipynb #127b4019
+# %% ../nbs/01_video.ipynb #d528b82a
 def try_seeks(path, marks, shown):
     "Those (index, timestamp) of `marks` at which seeking brings pictures with the very same check sums"
     scaler = Scaler(shown=shown)
@@ -211,9 +211,11 @@ def try_seeks(path, marks, shown):
             except SeekMissed: continue
             if found == sums: yield index, pts
 
-def check_sum(picture): return zlib.crc32(np.ascontiguousarray(picture))
+def check_sum(picture):
+    "One number for an array's bytes"
+    return zlib.crc32(np.ascontiguousarray(picture))
 
-# %% ../nbs/01_video.ipynb #e9a776b9
+# %% ../nbs/01_video.ipynb #0a8ceafc
 @dataclass(frozen=True)
 class VideoInfo:
     "What decoding a file once tells about it"
@@ -230,7 +232,9 @@ def frame_rate(stream, times):
     if len(times) > 1 and strictly_rising(times): return float((len(times) - 1) / ((times[-1] - times[0]) * stream.time_base))
     return float(stream.average_rate or stream.guessed_rate or 0)
 
-def strictly_rising(times): return None not in times and all(map(operator.lt, times, times[1:]))
+def strictly_rising(times):
+    "Does each of the timestamps exist and exceed the one before?"
+    return None not in times and all(map(operator.lt, times, times[1:]))
 
 # %% ../nbs/01_video.ipynb #11678e3c
 SEEK_GAP = 8                                          # a seek that skips fewer frames is not worth its cost
@@ -263,9 +267,9 @@ def pictures_at(container, stream, scaler, wanted, seek_points):
             scaler.see(frame)
         yield scaler(frame)                           # [H,W,3]
 
-# %% ../nbs/01_video.ipynb #fe2d1a43
+# %% ../nbs/01_video.ipynb #e6b6cf60
 def read_frames(path,                                 # a video file
-                indices,                              # which frames, counted from 0 in the decoder's output order; any order, repeats allowed
+                indices,                              # which frames, from 0 in the decoder's output order; in any order, with repeats
                 size=None,                            # (height, width), or one int for both; None: as cropped
                 crop=None,                            # (x, y, width, height) in shown pixels; None: the whole picture
                 info=None):                           # what `probe` said: with it, reading seeks where that was proven sound

@@ -27,7 +27,7 @@ def as_array(values):
     if 'bfloat16' in str(getattr(values, 'dtype', '')): values = values.float()        # numpy has no such type
     return np.asarray(values)
 
-# %% ../nbs/00_viz.ipynb #68e1a007
+# %% ../nbs/00_viz.ipynb #4506e5bf
 def filmstrip(clips,                                  # uint8 [T, H, W, 3], or a list of such clips, one a row
               titles=None,                            # a name for each row
               every=1,                                # show each `every`-th frame
@@ -40,7 +40,8 @@ def filmstrip(clips,                                  # uint8 [T, H, W, 3], or a
     columns, width = max(map(len, rows)), height * max(row.shape[2] / row.shape[1] for row in rows)
     margin, head = .2 + .06 * max(map(len, titles or [''])), .1 + .2 * bool(title) + .15 * (frames is not None)    # inches for text
     use_style()
-    figure, axes = plt.subplots(len(rows), columns, squeeze=False, figsize=((width + .06) * columns + margin, (height + .06) * len(rows) + head))
+    size = (width + .06) * columns + margin, (height + .06) * len(rows) + head
+    figure, axes = plt.subplots(len(rows), columns, squeeze=False, figsize=size)
     figure.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.01)
     for axis in axes.flat: axis.axis('off')
     for r, row in enumerate(rows):

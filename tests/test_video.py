@@ -204,7 +204,9 @@ def test_variable_frame_rate(tmp_path):
         assert all((read_frames(path, [i], info=info)[0] == whole[i]).all() for i in range(0, 60, 7))
 
 
-@pytest.mark.parametrize("name,codec,pix_fmt", [("odd.mkv", "ffv1", "yuv420p"), ("odd.avi", "mjpeg", "yuvj420p"), ("odd.mp4", "libx264", "yuv444p")])
+@pytest.mark.parametrize("name,codec,pix_fmt", [
+    ("odd.mkv", "ffv1", "yuv420p"), ("odd.avi", "mjpeg", "yuvj420p"), ("odd.mp4", "libx264", "yuv444p"),
+])
 def test_odd_sizes(tmp_path, name, codec, pix_fmt):
     path = encode(tmp_path / name, codec, {}, pix_fmt, scene(10, 49, 65))
     info = probe(path)
@@ -214,7 +216,9 @@ def test_odd_sizes(tmp_path, name, codec, pix_fmt):
     assert read_frames(path, [3], size=1, crop=(64, 48, 1, 1)).shape == (1, 1, 1, 3)
 
 
-@pytest.mark.parametrize("orientation", [(degrees, h, v) for degrees in (0, 90, 180, 270) for h, v in ((False, False), (True, False))] + [(88, False, True)])
+@pytest.mark.parametrize("orientation", [
+    *[(degrees, mirrored, False) for degrees in (0, 90, 180, 270) for mirrored in (False, True)], (88, False, True),
+])
 def test_rotation_flags(tmp_path, orientation):
     """All eight ways to hold a camera; crop and size count in shown pixels."""
     path = encode(tmp_path / "r.mp4", "libx264", {"crf": "4"}, frames=scene(3), orientation=orientation)
@@ -338,8 +342,9 @@ def a_bad_file(folder, kind):
 
 
 BAD = {
-    "missing": "no such file", "folder": "no regular file", "pipe": "no regular file", "empty": "is empty", "byte": "no video that FFmpeg can open",
-    "noise": "no video that FFmpeg can open", "text": "no video that FFmpeg can open", "text.txt": "is a text", "list": "is a text",
+    "missing": "no such file", "folder": "no regular file", "pipe": "no regular file", "empty": "is empty",
+    "byte": "no video that FFmpeg can open", "noise": "no video that FFmpeg can open", "text": "no video that FFmpeg can open",
+    "text.txt": "is a text", "list": "is a text",
     "playlist": "no video", "audio": "no video stream", "aac": "no video stream", "cut in half": "no video that FFmpeg can open",
     "cut to its header": "no picture|no video",
 }
@@ -372,7 +377,9 @@ def test_half_a_file_gives_the_frames_that_are_there(tmp_path, suffix, codec):
         read_frames(path, [info.frames])
 
 
-@pytest.mark.parametrize("name", ["12:30.mp4", "100%03d.mp4", "[a] (b) & c; d!.mp4", "'quoted' \"twice\".mp4", "-x.mp4", "na\u00efve.mp4", os.fsdecode(b"\xff\xfe.mp4")])
+@pytest.mark.parametrize("name", [
+    "12:30.mp4", "100%03d.mp4", "[a] (b) & c; d!.mp4", "'quoted' \"twice\".mp4", "-x.mp4", "na\u00efve.mp4", os.fsdecode(b"\xff\xfe.mp4"),
+])
 def test_strange_names(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     path = Path(name)                                 # relative, so that FFmpeg would take what stands before a colon for a protocol
@@ -405,9 +412,11 @@ def test_metadata_that_is_not_utf8(tmp_path):
 # ---- what is asked wrongly
 
 @pytest.mark.parametrize("asked,error", [
-    (dict(indices=[60]), VideoError), (dict(indices=[0, 10**6]), VideoError), (dict(indices=[-1]), ValueError), (dict(indices=[]), ValueError),
+    (dict(indices=[60]), VideoError), (dict(indices=[0, 10**6]), VideoError),
+    (dict(indices=[-1]), ValueError), (dict(indices=[]), ValueError),
     (dict(indices=[1.5]), TypeError), (dict(indices=[0], size=0), ValueError), (dict(indices=[0], size=(8, -1)), ValueError),
-    (dict(indices=[0], crop=(60, 0, 10, 10)), ValueError), (dict(indices=[0], crop=(-2, 0, 10, 10)), ValueError), (dict(indices=[0], crop=(0, 0, 0, 10)), ValueError),
+    (dict(indices=[0], crop=(60, 0, 10, 10)), ValueError), (dict(indices=[0], crop=(-2, 0, 10, 10)), ValueError),
+    (dict(indices=[0], crop=(0, 0, 0, 10)), ValueError),
 ])
 def test_what_cannot_be_read(made, asked, error):
     path = made("closed.mp4")
@@ -419,22 +428,25 @@ def test_what_cannot_be_read(made, asked, error):
 # ---- writing
 
 @pytest.mark.parametrize("suffix,codec,options", [
-    (".mp4", "libx264", {"g": "12"}), (".mkv", "libx264", {"g": "12"}), (".avi", "mpeg4", {}), (".webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
+    (".mp4", "libx264", {"g": "12"}), (".mkv", "libx264", {"g": "12"}), (".avi", "mpeg4", {}),
+    (".webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
 ])
 def test_writing_is_deterministic(tmp_path, suffix, codec, options):
-    """2026-11: x264's macroblock tree reads memory that it never wrote. So two processes write, each with its own dirt in fresh memory (glibc's
-    MALLOC_PERTURB_); they also differ in time and ids."""
+    """2026-11: x264's macroblock tree reads memory that it never wrote. So two processes write, each with its own dirt in fresh memory
+    (glibc's MALLOC_PERTURB_); they also differ in time and ids."""
     np.save(tmp_path / "scene.npy", scene())
     script = ("import sys, numpy as np; from memdpc.video import write_video; "
               f"write_video(sys.argv[1], np.load('scene.npy'), codec={codec!r}, options={options!r})")
     for dirt in "85", "170":
-        subprocess.run([sys.executable, "-c", script, dirt + suffix], check=True, cwd=tmp_path, env=os.environ | {"MALLOC_PERTURB_": dirt, "OMP_NUM_THREADS": "1"})
+        environment = os.environ | {"MALLOC_PERTURB_": dirt, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "-c", script, dirt + suffix], check=True, cwd=tmp_path, env=environment)
     assert (tmp_path / f"85{suffix}").read_bytes() == (tmp_path / f"170{suffix}").read_bytes()
 
 
 @pytest.mark.parametrize("change,says", [
-    (dict(frames=scene(2, 49, 64)), "even, got 64x49"), (dict(frames=scene(2)[..., 0]), r"\[T, H, W, 3\]"), (dict(frames=scene(2).astype(float)), "float64"),
-    (dict(frames=scene(2)[:0]), "at least one frame"), (dict(codec="no such"), "no such cannot write"), (dict(fps=0), "fps"), (dict(path="x.nonsense"), "cannot write"),
+    (dict(frames=scene(2, 49, 64)), "even, got 64x49"), (dict(frames=scene(2)[..., 0]), r"\[T, H, W, 3\]"),
+    (dict(frames=scene(2).astype(float)), "float64"), (dict(frames=scene(2)[:0]), "at least one frame"),
+    (dict(codec="no such"), "no such cannot write"), (dict(fps=0), "fps"), (dict(path="x.nonsense"), "cannot write"),
 ])
 def test_what_cannot_be_written(tmp_path, change, says):
     path = tmp_path / change.pop("path", "x.mp4")

@@ -18,7 +18,8 @@ def closed():
 
 def test_tensors_of_all_kinds():
     torch = pytest.importorskip("torch")
-    for tensor in torch.ones(3, requires_grad=True), torch.ones(3, dtype=torch.bfloat16), torch.ones(3, dtype=torch.uint8), torch.nn.Parameter(torch.ones(3)):
+    ones = torch.ones(3)
+    for tensor in ones, ones.clone().requires_grad_(), ones.bfloat16(), ones.byte(), torch.nn.Parameter(ones):
         assert as_array(tensor).tolist() == [1, 1, 1]
     assert as_array(torch.ones(2, dtype=torch.uint8)).dtype == np.uint8 and as_array(torch.ones(2, dtype=torch.float64)).dtype == np.float64
     heatmap(torch.rand(3, 3, requires_grad=True))
