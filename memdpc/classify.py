@@ -22,12 +22,13 @@ def probe(x, y, strength):
     "A linear classifier on standardised features `x [V, D]`."
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, tol=1e-3, max_iter=1000)).fit(x, y)
 
-# %% ../nbs/31_classify.ipynb #704fb142
+# %% ../nbs/31_classify.ipynb #f531d79d
 def choose_strength(x, y, groups, seed=0, share=0.25):
     "The strength that does best on held-out groups of the training videos; the test videos play no part."
     names = np.unique(groups)
     out = np.isin(groups, np.random.default_rng([seed, 5]).permutation(names)[:max(1, round(share * len(names)))])
     if len(names) < 2: out = np.random.default_rng([seed, 5]).random(len(y)) < share       # no groups: single videos
+    if not out.any() or len(np.unique(y[~out])) < 2: return STRENGTHS[1]                     # too few to hold any out
     scores = [probe(x[~out], y[~out], strength).score(x[out], y[out]) for strength in STRENGTHS]
     return STRENGTHS[int(np.argmax(scores))]
 

@@ -14,10 +14,10 @@ from importlib import import_module
 from . import config as configs
 from .video import MemdpcError
 
-# %% ../nbs/40_cli.ipynb #962feda3
-COMMANDS = {  # name: (what it does, module, function, presets)
+# %% ../nbs/40_cli.ipynb #e6ce7c2b
+COMMANDS = {  # name: (what it does, module, function, presets: the first counts where none is named)
     'shapes': ('write the embedded dataset as video files', 'cli', 'write_shapes', {'default': configs.ShapesConfig()}),
-    'pretrain': ('pretrain MemDPC on a folder of videos', 'pretrain', 'pretrain', dict(sorted(configs.PRETRAIN_PRESETS.items(), key=lambda item: item[0] != 'paper-ucf101'))),
+    'pretrain': ('pretrain MemDPC on a folder of videos', 'pretrain', 'pretrain', {'paper-ucf101': None} | configs.PRETRAIN_PRESETS),
     'classify': ('action recognition: a linear probe, with its baselines', 'classify', 'classify', {'default': configs.ClassifyConfig()}),
     'retrieve': ('nearest neighbours: R@1, with its baselines', 'retrieve', 'retrieve', {'default': configs.RetrieveConfig()}),
 }
@@ -29,11 +29,12 @@ def write_shapes(config):
     if not config.out: raise configs.ConfigError("no out: name the dataset's folder")
     shapes.write_shapes(config.out, config.videos_per_class, config.seed, config.num_workers)
 
-# %% ../nbs/40_cli.ipynb #72df2ec0
+# %% ../nbs/40_cli.ipynb #37eb763f
 def usage():
     "The text of `memdpc --help`."
     lines = [f'  {name:10} {about}' for name, (about, *_) in COMMANDS.items()]
-    return '\n'.join(['usage: memdpc COMMAND [--FIELD VALUE ...]', '', *lines, '', '`memdpc COMMAND --help` lists the fields of a command.'])
+    return '\n'.join(['usage: memdpc COMMAND [--FIELD VALUE ...]', '', *lines, '', '`memdpc COMMAND --help` lists the fields of a command.',
+                      f'`memdpc pretrain --preset NAME` starts from {", ".join(COMMANDS["pretrain"][3])}; without it, from the first.'])
 
 # %% ../nbs/40_cli.ipynb #46caf907
 def parse_command(argv):
@@ -51,19 +52,20 @@ def parse_command(argv):
     config = configs.parse(presets[preset], args, f'memdpc {name}')
     return getattr(import_module(f'memdpc.{module}'), function), config
 
-# %% ../nbs/40_cli.ipynb #e6cf3f00
+# %% ../nbs/40_cli.ipynb #9fc5ee17
 def fail(error):
     "One line on standard error, exit status 2."
     print(f'memdpc: {" ".join(str(error).split())}', file=sys.stderr)
     sys.exit(2)
 
 def show(result):
-    "The final figures, a line each."
+    "The final figures, a line each; tables, as that of a verdict, stay in metrics.json."
     for name, value in result.items():
+        if isinstance(value, list): continue
         inner = value.items() if isinstance(value, dict) else [('', value)]
         for key, v in inner: print(f'{f"{name} {key}":44} {v:.3f}' if isinstance(v, float) else f'{f"{name} {key}":44} {v}')
 
-# %% ../nbs/40_cli.ipynb #3edfd24f
+# %% ../nbs/40_cli.ipynb #c59c6848
 def main(argv=None):
     "Entry point of `memdpc` and `python -m memdpc`: 0, or 2 and one line for what the user can mend, or 128 + the signal that stopped a run."
     logging.basicConfig(level=logging.INFO, format='%(message)s')
@@ -74,7 +76,7 @@ def main(argv=None):
         if result is not None and int(os.environ.get('RANK', 0)) == 0: show(result)
     except (MemdpcError, OSError) as error: fail(error)
     except KeyboardInterrupt: sys.exit(130)
-    except Exception as error:
+    except Exception as error:                                      # Stopped lives beside torch, which is not imported for its sake
         if type(error).__name__ != 'Stopped': raise
         print(f'memdpc: {error}', file=sys.stderr)
         sys.exit(error.status)

@@ -7,13 +7,12 @@ __all__ = ['RANGES', 'PAPER', 'PRETRAIN_PRESETS', 'ConfigError', 'check_ranges',
            'ClassifyConfig', 'RetrieveConfig', 'ShapesConfig', 'parse', 'one_line', 'words', 'config_from',
            'notebook_parameters', 'save_config', 'config_differences']
 
-# %% ../nbs/06_config.ipynb #c5ab777a
+# %% ../nbs/06_config.ipynb #edd8ef7d
 import contextlib
 import io
 import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Literal
 
 from .video import MemdpcError
@@ -43,11 +42,11 @@ def check_ranges(config):
     if hasattr(config, 'pred_steps') and config.pred_steps >= config.num_blocks:
         raise ConfigError(f'pred_steps must be below num_blocks, got {config.pred_steps} of {config.num_blocks} blocks')
 
-# %% ../nbs/06_config.ipynb #6209de47
+# %% ../nbs/06_config.ipynb #d62494bf
 @dataclass(frozen=True)
 class PretrainConfig:
     "Pretrain MemDPC on a folder of videos."
-    dataset: str = 'ucf101'                   # ucf101 or folder
+    dataset: str = 'ucf101'                   # ucf101, kinetics400 or folder
     root: str = ''                            # the dataset's folder
     out: str = ''                             # the run's folder
     split: int = 1                            # which of the dataset's splits: its training part is used
@@ -93,12 +92,12 @@ PRETRAIN_PRESETS = {
     'paper-kinetics400': replace(PAPER, dataset='kinetics400', network='resnet34', img_size=224, epochs=200, milestones=(120, 160)),
 }
 
-# %% ../nbs/06_config.ipynb #c0dccef0
+# %% ../nbs/06_config.ipynb #8c31e18e
 @dataclass(frozen=True)
 class FeaturesConfig:
     "What every measurement on frozen features needs: a network, a dataset, and where to write."
     checkpoint: str = ''                      # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
-    dataset: str = 'ucf101'                   # ucf101, kinetics400 or folder
+    dataset: str = 'ucf101'                   # ucf101 or kinetics400
     root: str = ''                            # the dataset's folder
     out: str = ''                             # the folder for the results
     split: int = 1                            # which of the dataset's splits
@@ -135,21 +134,21 @@ class ShapesConfig:
 
     def __post_init__(self): check_ranges(self)
 
-# %% ../nbs/06_config.ipynb #fe71cf41
+# %% ../nbs/06_config.ipynb #d6ae0c6a
 def parse(default, args, prog='memdpc'):
     """`default`, a config, with the fields changed that `args` (`['--epochs', '3', ...]`) name; anything wrong is a `ConfigError` of one line.
 
     tyro reads the fields' types and comments; a field of type bool takes True, False, or nothing, which is True.
     """
-    import tyro                                                     # here, since scan and shapes do without
-    flags, words = {f'--{f.name}' for f in fields(default) if isinstance(getattr(default, f.name), bool)}, []
+    import tyro                                                     # here: a config made in Python needs no parser
+    flags, clean = {f'--{f.name}' for f in fields(default) if isinstance(getattr(default, f.name), bool)}, []
     for before, word, following in zip(['', *args], args, [*args[1:], '--']):
-        words.append(word.capitalize() if before in flags and word in ('true', 'false') else word)
-        if word in flags and following.startswith('--'): words.append('True')
+        clean.append(word.capitalize() if before in flags and word in ('true', 'false') else word)
+        if word in flags and following.startswith('--'): clean.append('True')
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            return tyro.cli(type(default), args=words, default=default, prog=prog, config=(tyro.conf.FlagConversionOff,), use_underscores=True)
+            return tyro.cli(type(default), args=clean, default=default, prog=prog, config=(tyro.conf.FlagConversionOff,), use_underscores=True)
     except SystemExit as stop:
         if stop.code: raise ConfigError(one_line(said.getvalue())) from None
         print(said.getvalue(), end='')                              # --help

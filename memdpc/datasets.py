@@ -6,7 +6,7 @@
 __all__ = ['logger', 'VIDEO_SUFFIXES', 'UCF101_SPLITS', 'KINETICS_PARTS', 'DATASETS', 'INDEX_VERSION', 'printable',
            'DatasetError', 'Video', 'VideoList', 'read_lines', 'existing', 'inside', 'below', 'as_spelled',
            'read_classes', 'read_split', 'list_ucf101', 'list_folder', 'list_kinetics400', 'cache_folder', 'stamp',
-           'describe', 'Index', 'described', 'examine', 'load_dataset', 'info_from', 'hold_out', 'clip_frames',
+           'describe', 'info_from', 'Index', 'described', 'examine', 'load_dataset', 'hold_out', 'clip_frames',
            'centre_crop', 'clip_start', 'to_blocks', 'Clips', 'read_clip']
 
 # %% ../nbs/03_datasets.ipynb #5d977289
@@ -179,7 +179,7 @@ def stamp(path):
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
 
-# %% ../nbs/03_datasets.ipynb #3425353b
+# %% ../nbs/03_datasets.ipynb #bd1387f6
 def describe(path):
     "What there is to know of a file: `{'stamp', 'info'}`, `{'stamp', 'reason'}` if it is no video, `{'reason'}` if it cannot be looked at"
     try: entry = {'stamp': stamp(path)}
@@ -188,6 +188,10 @@ def describe(path):
     try: return entry | {'info': asdict(probe(path))}
     except VideoError as error: return entry | {'reason': error.reason}
     except OSError as error: return {'reason': error.strerror or str(error)}
+
+def info_from(values):
+    "The `VideoInfo` of an entry, which JSON may have turned into lists"
+    return VideoInfo(**values | {'seek_points': tuple(map(tuple, values['seek_points']))})
 
 # %% ../nbs/03_datasets.ipynb #4632a761
 INDEX_VERSION = 1                                     # to be raised when `probe` comes to another verdict on the same file
@@ -241,7 +245,7 @@ def examine(root, paths, num_workers=0, progress=True):
     for path, entry in bar: index.add(path, entry)
     return {path: index.entries[path] for path in paths}
 
-# %% ../nbs/03_datasets.ipynb #77f2c32d
+# %% ../nbs/03_datasets.ipynb #892be66e
 def load_dataset(name,                                # one of `DATASETS`
                  root,                                # its folder
                  split=1,                             # which of the dataset's splits
@@ -268,10 +272,6 @@ def load_dataset(name,                                # one of `DATASETS`
         facts = root, len(skipped), len(listed), *skipped[0]
         logger.warning('%s: %s of %s videos are left out (the first, %s: %s)', *map(printable, facts))
     return VideoList(name, root, classes, tuple(videos.values()), tuple(skipped))
-
-def info_from(values):
-    "A `VideoInfo` from what JSON made of it"
-    return VideoInfo(**values | {'seek_points': tuple(map(tuple, values['seek_points']))})
 
 # %% ../nbs/03_datasets.ipynb #e3180e71
 def hold_out(videos, fraction, seed=0):

@@ -6,7 +6,6 @@
 __all__ = ['NETWORKS', 'conv', 'kernel_and_strides', 'shortcut', 'BasicBlock', 'Bottleneck', 'residual_stage', 'Encoder']
 
 # %% ../nbs/10_encoder.ipynb #cd239386
-import torch
 from torch import nn
 from torch.nn.modules.utils import _triple
 

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['logger', 'load_model', 'checkpoint_folder', 'run_config', 'Features', 'network_features', 'mean_image',
            'single_frame', 'compute_features', 'gather_features', 'recalibrate', 'save_features', 'load_features',
-           'extractors', 'origin', 'with_baselines']
+           'extractors', 'origin', 'sized_model', 'measured_clips', 'known_sources', 'with_baselines']
 
-# %% ../nbs/30_features.ipynb #53870b43
+# %% ../nbs/30_features.ipynb #6b2c0317
 import hashlib
 import json
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +21,16 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from .augment import prepare
-from .datasets import Clips, load_dataset
+from .config import ConfigError
+from .datasets import Clips, DatasetError, load_dataset, stamp
 from .model import MemDPC
 from .released import CheckpointError, load_released
-from .training import make_accelerator, make_loader
+from .training import make_accelerator, make_loader, watched_workers, written_whole
 
 # %% ../nbs/30_features.ipynb #021a01a6
 logger = logging.getLogger(__name__)
 
-# %% ../nbs/30_features.ipynb #0e667768
+# %% ../nbs/30_features.ipynb #e1e7b087
 def load_model(checkpoint, seed=0, **sizes):
     """The `MemDPC` of a run, of a checkpoint in it, of a `from_pretrained` folder, of a released `.pth.tar`, or fresh weights for 'random'.
 
@@ -38,7 +40,7 @@ def load_model(checkpoint, seed=0, **sizes):
     if checkpoint == 'random':
         torch.manual_seed(seed)
         return MemDPC(**sizes)
-    if path.name.endswith(('.pth.tar', '.pth')): return load_released(path, **sizes)
+    if path.name.endswith(('.pth.tar', '.pth')): return load_released(path, **sizes).float()
     return MemDPC.from_pretrained(str(checkpoint_folder(path)))
 
 # %% ../nbs/30_features.ipynb #b48a6f9f
@@ -49,11 +51,14 @@ def checkpoint_folder(path):
     if last is None: raise CheckpointError(f'{path}: no checkpoint here (a run, a folder with model.safetensors, a .pth.tar, or random)')
     return last
 
-# %% ../nbs/30_features.ipynb #05a5f21a
+# %% ../nbs/30_features.ipynb #04be6d2d
 def run_config(checkpoint):
-    "The config.json of the run that a checkpoint belongs to, {} where there is none."
+    "The config.json of the run that a checkpoint belongs to, {} where there is none; `CheckpointError` where it is damaged."
     for folder in (Path(checkpoint), *Path(checkpoint).parents[:2]):
-        if (folder / 'checkpoints').is_dir() and (folder / 'config.json').is_file(): return json.loads((folder / 'config.json').read_text())
+        file = folder / 'config.json'
+        if not (folder / 'checkpoints').is_dir() or not file.is_file(): continue
+        try: return json.loads(file.read_text(encoding='utf-8'))
+        except ValueError: raise CheckpointError(f'{file}: damaged') from None
     return {}
 
 # %% ../nbs/30_features.ipynb #205b09f9
@@ -91,7 +96,7 @@ def single_frame(clips, side=24):
     N, T = clips.shape[1], clips.shape[3]
     return mean_image(clips[:, N // 2:N // 2 + 1, :, T // 2:T // 2 + 1], side)
 
-# %% ../nbs/30_features.ipynb #aa4129cd
+# %% ../nbs/30_features.ipynb #7c27fbbf
 def compute_features(extractors, clips, batch_size=16, num_workers=0, desc='features'):
     """`{name: Features}` of `clips` (with `per_video` set), for `{name: function}`: each gives `(blocks, context)` of a batch of uint8 clips.
 
@@ -99,9 +104,10 @@ def compute_features(extractors, clips, batch_size=16, num_workers=0, desc='feat
     """
     keys = [[(0, i) for i in range(first, min(first + batch_size, len(clips)))] for first in range(0, len(clips), batch_size)]
     found, broken = {name: [] for name in extractors}, []
-    for batch in tqdm(make_loader(clips, keys, num_workers), desc=desc, ascii=True, mininterval=2, disable=None):
-        for name, extract in extractors.items(): found[name].append([values.float().cpu() for values in extract(batch['clip'])])
-        broken.append(batch['broken'])
+    with watched_workers():
+        for batch in tqdm(make_loader(clips, keys, num_workers), desc=desc, ascii=True, mininterval=2, disable=None):
+            for name, extract in extractors.items(): found[name].append([values.float().cpu() for values in extract(batch['clip'])])
+            broken.append(batch['broken'])
     whole = ~torch.cat(broken).bool().view(-1, clips.per_video).any(1)       # a video that went bad lent its place to the next: not its features
     if not whole.all(): logger.warning('%s: %d videos left out, which cannot be read any more', desc, (~whole).sum())
     return {name: gather_features(parts, clips, whole) for name, parts in found.items()}
@@ -150,34 +156,58 @@ def extractors(model, train_clips, config):
     return own | {'random': network(fresh()), 'random, batch-norm recalibrated': network(recalibrate(fresh(), train_clips, seed=config.seed)),
                   'mean image': mean_image, 'single frame': single_frame}
 
-# %% ../nbs/30_features.ipynb #cfbffeb2
+# %% ../nbs/30_features.ipynb #60f08b58
 def origin(model, clips, config):
     "What features depend on: weights, videos and sizes, as JSON takes it. Kept beside them, so that old features never pass for new ones."
     digest = hashlib.sha256()
     for value in model.state_dict().values(): digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    for part in clips: digest.update(repr([(video.path, video.info.frames, video.label) for video in part.videos.videos]).encode())
+    for part in clips: digest.update(repr([(v.path, stamp(part.videos.path(i)), v.label) for i, v in enumerate(part.videos.videos)]).encode())
     sizes = [[c.num_blocks, c.block_len, c.frame_stride, c.img_size, c.per_video, str(Path(c.videos.root).resolve())] for c in clips]
     return {'weights and videos': digest.hexdigest(), 'clips': sizes, 'seed': config.seed}
 
-# %% ../nbs/30_features.ipynb #0e1ebee2
+# %% ../nbs/30_features.ipynb #17e3efb3
+def sized_model(config):
+    "`(model, {size: value})` of a `FeaturesConfig`: its network, and the `num_blocks` and `img_size` of the clips to show it."
+    if not config.checkpoint: raise ConfigError('no checkpoint: name a run, a checkpoint, a released .pth.tar, or random')
+    given = {name: getattr(config, name) for name in ('img_size', 'num_blocks') if getattr(config, name)}
+    unsaid = {'pred_steps': min(3, config.num_blocks - 1)} if config.num_blocks else {}       # a model of few blocks has few to predict
+    if config.checkpoint == 'random': unsaid['network'] = config.network
+    says = config.checkpoint != 'random' and not str(config.checkpoint).endswith(('.pth.tar', '.pth'))
+    model = load_model(config.checkpoint, config.seed, **{} if says else given | unsaid)
+    return model, {'num_blocks': model.num_blocks, 'img_size': model.img_size} | given
+
+def measured_clips(config, block_len, num_blocks, img_size):
+    "`Clips` of the training and of the test videos; `DatasetError` where there is nothing to tell apart."
+    stride, shown = config.frame_stride or run_config(config.checkpoint).get('frame_stride', 3), sys.stderr.isatty()
+    test, train = (load_dataset(config.dataset, config.root, config.split, part, config.num_workers, shown) for part in ('test', 'train'))
+    if len({video.label for video in train.videos}) < 2:
+        raise DatasetError(f'{config.root}: all training videos are of one class: nothing to tell apart')
+    return [Clips(part, num_blocks, block_len, stride, img_size, config.seed, None, config.clips_per_video) for part in (train, test)]
+
+# %% ../nbs/30_features.ipynb #d6d70f1d
+def known_sources(folder, made_from):
+    "Names of the features kept whole in `folder`, if they were made from `made_from`; else None."
+    try: known = json.loads((folder / 'origin.json').read_text(encoding='utf-8'))
+    except (FileNotFoundError, ValueError): return None
+    return known['sources'] if known and known['made from'] == made_from else None
+
+# %% ../nbs/30_features.ipynb #199c62f0
 def with_baselines(config):
     """`({name: (train Features, test Features)}, classes)` of a `FeaturesConfig`: the network, the same with random weights, those with
     recalibrated batch-norm, the mean image, a single frame. They are computed once and kept under `out/features`.
+
+    `MemdpcError` for what a user can mend: `ConfigError`, `CheckpointError`, `DatasetError`, `TrainingError` (a reading process died).
     """
-    given = {name: getattr(config, name) for name in ('img_size', 'num_blocks') if getattr(config, name)}
-    unsaid = config.checkpoint == 'random' or str(config.checkpoint).endswith(('.pth.tar', '.pth'))      # these do not say their sizes
-    if config.checkpoint == 'random': given['network'] = config.network
-    model = load_model(config.checkpoint, config.seed, **given if unsaid else {})
-    sizes = {'num_blocks': model.num_blocks, 'img_size': model.img_size} | given
-    stride = config.frame_stride or run_config(config.checkpoint).get('frame_stride', 3)
-    parts = [load_dataset(config.dataset, config.root, config.split, part, config.num_workers) for part in ('train', 'test')]
-    clips = [Clips(part, sizes['num_blocks'], model.block_len, stride, sizes['img_size'], config.seed, None, config.clips_per_video) for part in parts]
+    if not config.out: raise ConfigError('no out: name the folder for the results')
+    model, sizes = sized_model(config)
+    clips = measured_clips(config, model.block_len, **sizes)
     made_from, folder = origin(model, clips, config), Path(config.out) / 'features'
-    if not (folder / 'origin.json').is_file() or json.loads((folder / 'origin.json').read_text())['made from'] != made_from:
+    if known_sources(folder, made_from) is None:
+        with written_whole(folder / 'origin.json') as aside: aside.write_text('null')
         sources = extractors(model, clips[0], config)
         for part, name in zip(clips, ('train', 'test')):
             for source, features in compute_features(sources, part, config.batch_size, config.num_workers, name).items():
                 save_features(folder / source / name, features)
-        (folder / 'origin.json').write_text(json.dumps({'made from': made_from, 'sources': list(sources)}))
-    sources = json.loads((folder / 'origin.json').read_text())['sources']
-    return {source: tuple(load_features(folder / source / name) for name in ('train', 'test')) for source in sources}, parts[0].classes
+        with written_whole(folder / 'origin.json') as aside: aside.write_text(json.dumps({'made from': made_from, 'sources': list(sources)}))
+    kept = {source: tuple(load_features(folder / source / name) for name in ('train', 'test')) for source in known_sources(folder, made_from)}
+    return kept, clips[0].videos.classes

@@ -95,19 +95,20 @@ def report(videos, clips, model):
                 len(videos), short, clips.span, len(videos.skipped), sum(p.numel() for p in model.parameters()))
     for path, reason in videos.skipped: logger.info('left out: %s: %s', path, reason)
 
-# %% ../nbs/21_pretrain.ipynb #7a5341ab
+# %% ../nbs/21_pretrain.ipynb #29fbe2ad
 def pretrain(config: PretrainConfig):
     """Pretrain as `config` says, or go on where its run was stopped; returns the final figures, which are also in the run's `metrics.json`.
 
     Raises `memdpc.training.Stopped` after Ctrl-C or SIGTERM, when the checkpoint is written, and `MemdpcError` for what a user can mend.
     """
     accelerator = make_accelerator(config.device, config.precision)
-    run = Run(config.out, config, accelerator.is_main_process, accelerator.num_processes)
-    if run.finished: return json.loads((run.folder / 'metrics.json').read_text())
-    shown = run.main and sys.stderr.isatty()
+    found = Run(config.out, config, main=False, processes=accelerator.num_processes)    # only looks: a mistake leaves no folder behind
+    if found.finished: return json.loads((found.folder / 'metrics.json').read_text())
+    shown = accelerator.is_main_process and sys.stderr.isatty()
     listed = load_dataset(config.dataset, config.root, config.split, 'train', config.num_workers, progress=shown)
     videos, held_out = hold_out(listed, config.val_fraction, config.seed)
     clips, model = clips_from(config, videos), model_from(config)
+    run = Run(config.out, config, accelerator.is_main_process, accelerator.num_processes)
     if run.main: report(videos, clips, model)
     values = optimise_for(config, run, accelerator, model.to(accelerator.device), clips, held_out)
     facts = dict(videos=len(videos), skipped=len(videos.skipped), seed=config.seed, device=str(accelerator.device),

@@ -288,9 +288,9 @@ class Interruption:
 
     def __exit__(self, *error): self.give_back()
 
-# %% ../nbs/20_training.ipynb #1b9e3dd4
+# %% ../nbs/20_training.ipynb #9ca4dd3f
 @contextmanager
-def watched_workers(run):
+def watched_workers(run=None):
     "Say in one line that a loader's process died (PyTorch raises that wherever the main process happens to be) or what it ran into."
     try: yield
     except MemdpcError as error:
@@ -298,8 +298,8 @@ def watched_workers(run):
         raise TrainingError(str(error).strip().splitlines()[-1].split('Error: ')[-1]) from None  # PyTorch added the worker's traceback
     except RuntimeError as error:
         if not str(error).startswith('DataLoader worker'): raise
-        raise TrainingError(f'a process that reads videos died ({" ".join(str(error).split())}); if memory ran out, try fewer num_workers; '
-                            f'last good checkpoint: {run.checkpoint() or "none"}') from None
+        kept = f'; last good checkpoint: {run.checkpoint() or "none"}' if run else ''
+        raise TrainingError(f'a process that reads videos died ({" ".join(str(error).split())}); if memory ran out, try fewer num_workers{kept}') from None
 
 # %% ../nbs/20_training.ipynb #eb60c30b
 def make_accelerator(device='auto', precision='auto'):

@@ -267,13 +267,16 @@ def pictures_at(container, stream, scaler, wanted, seek_points):
             scaler.see(frame)
         yield scaler(frame)                           # [H,W,3]
 
-# %% ../nbs/01_video.ipynb #e6b6cf60
+# %% ../nbs/01_video.ipynb #5880d4bb
 def read_frames(path,                                 # a video file
                 indices,                              # which frames, from 0 in the decoder's output order; in any order, with repeats
                 size=None,                            # (height, width), or one int for both; None: as cropped
                 crop=None,                            # (x, y, width, height) in shown pixels; None: the whole picture
                 info=None):                           # what `probe` said: with it, reading seeks where that was proven sound
-    "The frames at `indices` as uint8 [len(indices), H, W, 3]; raises `VideoError` if the file cannot be read or ends before"
+    """The frames at `indices` as uint8 [len(indices), H, W, 3].
+
+    Raises `VideoError` if the file cannot be read or ends before, `ValueError` for a negative index or a crop that does not fit.
+    """
     wanted, places = np.unique([operator.index(i) for i in np.atleast_1d(indices)], return_inverse=True)
     if not len(wanted) or wanted[0] < 0: raise ValueError(f'frames count from 0, and at least one must be asked for: {indices}')
     for seek_points in (info.seek_points, ()) if info else ((),):
