@@ -36,7 +36,7 @@ def usage():
     return '\n'.join(['usage: memdpc COMMAND [--FIELD VALUE ...]', '', *lines, '', '`memdpc COMMAND --help` lists the fields of a command.',
                       f'`memdpc pretrain --preset NAME` starts from {", ".join(COMMANDS["pretrain"][3])}; without it, from the first.'])
 
-# %% ../nbs/40_cli.ipynb #46caf907
+# %% ../nbs/40_cli.ipynb #f3f36ea9
 def parse_command(argv):
     "`(function, config)` of a command line, `(None, None)` for help; anything wrong is a `ConfigError`."
     if not argv or argv[0] in ('-h', '--help', 'help'): return None, None
@@ -44,11 +44,13 @@ def parse_command(argv):
     if name not in COMMANDS: raise configs.ConfigError(f'no command {name!r}: choose one of {", ".join(COMMANDS)}')
     _, module, function, presets = COMMANDS[name]
     preset = next(iter(presets))
+    args = [word for given in args for word in (given.split('=', 1) if given.startswith('--preset=') else [given])]
     if '--preset' in args and len(presets) > 1:
         at = args.index('--preset')
         preset = (args[at + 1:at + 2] or [''])[0]
         del args[at:at + 2]
         if preset not in presets: raise configs.ConfigError(f'no preset {preset!r}: choose one of {", ".join(presets)}')
+    if len(presets) > 1 and {'-h', '--help'} & set(args): print(f'--preset NAME  what the fields start from: {", ".join(presets)}; here {preset}\n')
     config = configs.parse(presets[preset], args, f'memdpc {name}')
     return getattr(import_module(f'memdpc.{module}'), function), config
 
@@ -65,10 +67,11 @@ def show(result):
         inner = value.items() if isinstance(value, dict) else [('', value)]
         for key, v in inner: print(f'{f"{name} {key}":44} {v:.3f}' if isinstance(v, float) else f'{f"{name} {key}":44} {v}')
 
-# %% ../nbs/40_cli.ipynb #c59c6848
+# %% ../nbs/40_cli.ipynb #f4b325e8
 def main(argv=None):
     "Entry point of `memdpc` and `python -m memdpc`: 0, or 2 and one line for what the user can mend, or 128 + the signal that stopped a run."
-    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    logging.basicConfig(format='%(message)s')
+    logging.getLogger('memdpc').setLevel(logging.INFO)
     try:
         function, config = parse_command(sys.argv[1:] if argv is None else argv)
         if function is None: return print(usage())

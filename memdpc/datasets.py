@@ -245,7 +245,7 @@ def examine(root, paths, num_workers=0, progress=True):
     for path, entry in bar: index.add(path, entry)
     return {path: index.entries[path] for path in paths}
 
-# %% ../nbs/03_datasets.ipynb #892be66e
+# %% ../nbs/03_datasets.ipynb #45762a7e
 def load_dataset(name,                                # one of `DATASETS`
                  root,                                # its folder
                  split=1,                             # which of the dataset's splits
@@ -258,6 +258,7 @@ def load_dataset(name,                                # one of `DATASETS`
     """
     if name not in DATASETS: raise DatasetError(f'no dataset {name!r}: choose one of {", ".join(DATASETS)}')
     if subset not in ('train', 'test'): raise DatasetError(f'no subset {subset!r}: choose train or test')
+    if not str(root): raise DatasetError("no root: name the dataset's folder")
     root = Path(root)
     if not root.is_dir(): raise DatasetError(f'{root}: no such folder')
     classes, listed = DATASETS[name](root, split, subset)

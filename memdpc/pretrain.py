@@ -87,13 +87,14 @@ def optimise_for(config, run, accelerator, model, clips, held_out):
                    log_every=config.log_every, checkpoint_every=config.checkpoint_every)
     return values | {'steps': total}
 
-# %% ../nbs/21_pretrain.ipynb #17c59574
+# %% ../nbs/21_pretrain.ipynb #7dc1fb4c
 def report(videos, clips, model):
     "Say what will be trained on what, and which videos are left out or padded."
     short = sum(video.info.frames < clips.span for video in videos.videos)
     logger.info('%d videos to train on (%d shorter than a clip of %d frames: their last frame is repeated), %d left out; %d parameters',
                 len(videos), short, clips.span, len(videos.skipped), sum(p.numel() for p in model.parameters()))
-    for path, reason in videos.skipped: logger.info('left out: %s: %s', path, reason)
+    for path, reason in videos.skipped[:100]: logger.info('left out: %s: %s', path, reason)
+    if len(videos.skipped) > 100: logger.info('left out: %d more', len(videos.skipped) - 100)
 
 # %% ../nbs/21_pretrain.ipynb #29fbe2ad
 def pretrain(config: PretrainConfig):

@@ -190,7 +190,7 @@ def prepare_folder(run, config):
     else: keep_last_and_best(run)
     cut_metrics(run, run.state['step'])
 
-# %% ../nbs/20_training.ipynb #b838eb4f
+# %% ../nbs/20_training.ipynb #4fa9407c
 class Run:
     """A run's folder: `config.json`, `metrics.csv`, `metrics.json`, `checkpoints/step-XXXXXXXX/`.
 
@@ -202,14 +202,15 @@ class Run:
         self.folder, self.main, self.began = Path(out), main, time.monotonic()
         self.checkpoints = self.folder / 'checkpoints'
         self.state = {'step': 0, 'best': None, 'values': {}, 'processes': processes, 'seconds': 0.0}
-        if self.checkpoint(): self.go_on(config)
+        if self.checkpoint() or self.finished: self.go_on(config)
         if main and not self.finished: prepare_folder(self, config)
 
     def go_on(self, config):
         "Take up the last checkpoint's state, if `config` is the one that the run began with."
         if not config.resume: raise ConfigError(f'{self.folder}: holds a run already; go on with --resume True, or choose another out')
-        with readable(self.checkpoint()): saved = json.loads((self.checkpoint() / 'state.json').read_text())
-        changed = config_differences(config, self.folder / 'config.json')
+        changed, saved = config_differences(config, self.folder / 'config.json'), self.state
+        if self.checkpoint():
+            with readable(self.checkpoint()): saved = json.loads((self.checkpoint() / 'state.json').read_text())
         if saved['processes'] != self.state['processes']: changed.append(f'processes: {saved["processes"]} -> {self.state["processes"]}')
         if changed: raise ConfigError(f'{self.folder}: was begun with other settings ({"; ".join(sorted(changed))})')
         self.state = saved
@@ -301,17 +302,20 @@ def watched_workers(run=None):
         kept = f'; last good checkpoint: {run.checkpoint() or "none"}' if run else ''
         raise TrainingError(f'a process that reads videos died ({" ".join(str(error).split())}); if memory ran out, try fewer num_workers{kept}') from None
 
-# %% ../nbs/20_training.ipynb #eb60c30b
+# %% ../nbs/20_training.ipynb #cef02776
 def make_accelerator(device='auto', precision='auto'):
     "accelerate's view of this process: its device, its rank, its precision (auto: bf16 on GPUs that have it, else float32)."
     if device == 'cuda' and not torch.cuda.is_available(): raise ConfigError('device cuda: this machine has no GPU that torch can use')
     if device == 'mps' and not torch.backends.mps.is_available(): raise ConfigError('device mps: not available on this machine')
     if device not in ('auto', 'cpu', 'cuda', 'mps'): raise ConfigError(f'no device {device!r}: choose auto, cpu, cuda or mps')
     on_cpu = device == 'cpu' or os.environ.get('ACCELERATE_USE_CPU', '').lower() in ('1', 'true', 'yes')  # accelerate launch --cpu
+    if device == 'auto' and int(os.environ.get('WORLD_SIZE', 1)) > 1 and not torch.cuda.is_available(): on_cpu = True  # else accelerate ignores the other processes
     if precision == 'auto': precision = 'bf16' if not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'no'
     if 'WORLD_SIZE' not in os.environ: AcceleratorState._reset_state(reset_partial_state=True)  # runs of one process may differ
     if on_cpu and 'MASTER_PORT' in os.environ and 'WORLD_SIZE' not in os.environ:
         logger.warning('accelerate launch --cpu starts one process only, unless MPI does it; for two: torchrun --nproc_per_node 2 -m memdpc ...')
+    if precision == 'bf16' and not torch.cuda.is_available():
+        logger.warning('bf16 without a GPU is for tests: some CPUs give 3-D convolutions gradients that are no numbers')  # seen with oneDNN, torch 2.13
     return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
 # %% ../nbs/20_training.ipynb #676d7cfb

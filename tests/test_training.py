@@ -367,7 +367,8 @@ def test_pretrain_finishes_and_a_finished_run_is_left_alone(videos, tmp_path):
 
 def test_pretrain_in_bf16_and_one_direction(videos, tmp_path):
     config = replace(SMALL, root=videos, out=str(tmp_path / "run"), precision="bf16", bidirectional=False, max_steps=2, val_fraction=0)
-    result = pretrain(config)
+    with torch.backends.mkldnn.flags(enabled=False):        # oneDNN's bf16 3-D convolutions give NaN gradients now and then on some CPUs
+        result = pretrain(config)
     assert result["precision"] == "bf16" and np.isfinite(result["loss"]) and "best_loss" not in result
 
 
