@@ -61,11 +61,11 @@ def run_config(checkpoint):
         except ValueError: raise CheckpointError(f'{file}: damaged') from None
     return {}
 
-# %% ../nbs/30_features.ipynb #205b09f9
+# %% ../nbs/30_features.ipynb #cec9ffb9
 @dataclass
 class Features:
     "Arrays over the V videos of a list, in its order."
-    blocks: np.ndarray        # [V, N, D]: signed features of each block after ReLU, averaged over the grid
+    blocks: np.ndarray        # [V, N, D]: features of each block, after a ReLU, averaged over the grid
     context: np.ndarray       # [V, D] or [V, 2D]: final context of each direction, averaged over the grid; [V, 0] for pixels
     labels: np.ndarray        # [V]
     groups: np.ndarray        # [V]
@@ -165,7 +165,7 @@ def origin(model, clips, config):
     sizes = [[c.num_blocks, c.block_len, c.frame_stride, c.img_size, c.per_video, str(Path(c.videos.root).resolve())] for c in clips]
     return {'weights and videos': digest.hexdigest(), 'clips': sizes, 'seed': config.seed}
 
-# %% ../nbs/30_features.ipynb #17e3efb3
+# %% ../nbs/30_features.ipynb #349e1c1b
 def sized_model(config):
     "`(model, {size: value})` of a `FeaturesConfig`: its network, and the `num_blocks` and `img_size` of the clips to show it."
     if not config.checkpoint: raise ConfigError('no checkpoint: name a run, a checkpoint, a released .pth.tar, or random')
@@ -191,7 +191,7 @@ def known_sources(folder, made_from):
     except (FileNotFoundError, ValueError): return None
     return known['sources'] if known and known['made from'] == made_from else None
 
-# %% ../nbs/30_features.ipynb #199c62f0
+# %% ../nbs/30_features.ipynb #de076ad4
 def with_baselines(config):
     """`({name: (train Features, test Features)}, classes)` of a `FeaturesConfig`: the network, the same with random weights, those with
     recalibrated batch-norm, the mean image, a single frame. They are computed once and kept under `out/features`.
