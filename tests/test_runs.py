@@ -1,5 +1,6 @@
 """The run notebooks through papermill, as an experimenter starts them."""
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ def papermill(folder, *words, notebook=NOTEBOOK, cwd=None):
     "Run it in an empty folder; `(finished process, executed notebook's path)`."
     target = folder / 'out.ipynb'
     done = subprocess.run([sys.executable, '-m', 'papermill', '--no-progress-bar', str(notebook), str(target), *map(str, words)],
-                          capture_output=True, text=True, cwd=cwd or folder, timeout=900)
+                          capture_output=True, text=True, cwd=cwd or folder, timeout=900,
+                          env={name: value for name, value in os.environ.items() if name != 'MPLBACKEND'})   # pictures, as a user's run has them
     return done, target
 
 
