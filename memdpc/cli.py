@@ -14,12 +14,15 @@ from importlib import import_module
 from . import config as configs
 from .video import MemdpcError
 
-# %% ../nbs/40_cli.ipynb #e6ce7c2b
+# %% ../nbs/40_cli.ipynb #71c8d3a7
 COMMANDS = {  # name: (what it does, module, function, presets: the first counts where none is named)
     'shapes': ('write the embedded dataset as video files', 'cli', 'write_shapes', {'default': configs.ShapesConfig()}),
+    'scan': ('open every file of a dataset, and say what is in it', 'scan', 'scan', {'default': configs.ScanConfig()}),
+    'prepare': ('make a smaller copy of a dataset', 'prepare', 'prepare', {'default': configs.PrepareConfig()}),
     'pretrain': ('pretrain MemDPC on a folder of videos', 'pretrain', 'pretrain', {'paper-ucf101': None} | configs.PRETRAIN_PRESETS),
     'classify': ('action recognition: a linear probe, with its baselines', 'classify', 'classify', {'default': configs.ClassifyConfig()}),
     'retrieve': ('nearest neighbours: R@1, with its baselines', 'retrieve', 'retrieve', {'default': configs.RetrieveConfig()}),
+    'benchmark': ('time the way of a clip from file to network', 'benchmark', 'benchmark', {'default': configs.BenchmarkConfig()}),
 }
 
 # %% ../nbs/40_cli.ipynb #85ad35fe
@@ -76,7 +79,7 @@ def main(argv=None):
         function, config = parse_command(sys.argv[1:] if argv is None else argv)
         if function is None: return print(usage())
         result = function(config)
-        if result is not None and int(os.environ.get('RANK', 0)) == 0: show(result)
+        if result is not None and int(os.environ.get('RANK', 0)) == 0: show(result) if isinstance(result, dict) else print(result)
     except (MemdpcError, OSError) as error: fail(error)
     except KeyboardInterrupt: sys.exit(130)
     except Exception as error:                                      # Stopped lives beside torch, which is not imported for its sake

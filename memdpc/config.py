@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'PAPER', 'PRETRAIN_PRESETS', 'ConfigError', 'check_ranges', 'PretrainConfig', 'FeaturesConfig',
-           'ClassifyConfig', 'RetrieveConfig', 'ShapesConfig', 'parse', 'one_line', 'words', 'config_from',
-           'notebook_parameters', 'save_config', 'config_differences']
+           'ClassifyConfig', 'RetrieveConfig', 'ShapesConfig', 'ScanConfig', 'PrepareConfig', 'BenchmarkConfig',
+           'parse', 'one_line', 'words', 'config_from', 'notebook_parameters', 'save_config', 'config_differences']
 
 # %% ../nbs/06_config.ipynb #edd8ef7d
 import contextlib
@@ -23,11 +23,13 @@ class ConfigError(MemdpcError):
 
 # %% ../nbs/06_config.ipynb #3360c883
 RANGES = {  # field: (smallest, largest) value that makes sense
-    'split': (1, 3), 'img_size': (16, 4096), 'num_blocks': (2, 1000), 'block_len': (1, 1000), 'frame_stride': (1, 1000), 'pred_steps': (1, 999),
+    'split': (1, 3), 'img_size': (16, 4096), 'num_blocks': (2, 1000), 'block_len': (1, 1000), 'frame_stride': (1, 1000),
+    'time_stride': (0.001, 60), 'pred_steps': (1, 999),
     'mem_size': (0, 10_000_000), 'dropout': (0, 0.999), 'address_gain': (1e-6, 1e6), 'batch_size': (1, 100_000), 'epochs': (1, 1_000_000),
     'max_steps': (1, 10**9), 'lr': (0, 100), 'weight_decay': (0, 100), 'milestones': (1, 1_000_000), 'warmup_steps': (0, 10**9),
     'min_area': (0.01, 1), 'flip': (0, 1), 'jitter': (0, 2), 'val_fraction': (0, 0.9), 'val_every': (1, 1_000_000), 'log_every': (1, 10**9),
     'checkpoint_every': (1, 10**9), 'seed': (0, 2**31 - 1), 'num_workers': (0, 1024), 'clips_per_video': (1, 1000), 'videos_per_class': (1, 10**6),
+    'time_limit': (1, 86_400), 'short_side': (16, 4096), 'crf': (0, 51), 'clips': (1, 100_000),
 }
 
 # %% ../nbs/06_config.ipynb #058538f7
@@ -46,7 +48,7 @@ def check_ranges(config):
 @dataclass(frozen=True)
 class PretrainConfig:
     "Pretrain MemDPC on a folder of videos."
-    dataset: str = 'ucf101'                   # ucf101, kinetics400 or folder
+    dataset: str = 'ucf101'                   # ucf101, hmdb51, kinetics400, oops, oops-filtered or folder
     root: str = ''                            # the dataset's folder
     out: str = ''                             # the run's folder
     split: int = 1                            # which of the dataset's splits: its training part is used
@@ -55,6 +57,7 @@ class PretrainConfig:
     num_blocks: int = 8                       # N, blocks in a clip
     block_len: int = 5                        # T, frames in a block
     frame_stride: int = 3                     # every n-th frame is used
+    time_stride: float | None = None          # seconds from frame to frame instead, whatever the frame rate
     pred_steps: int = 3                       # P, blocks to predict
     mem_size: int = 1024                      # K, slots; 0: no memory (DPC)
     bidirectional: bool = True                # predict the past from the future as well
@@ -97,13 +100,14 @@ PRETRAIN_PRESETS = {
 class FeaturesConfig:
     "What every measurement on frozen features needs: a network, a dataset, and where to write."
     checkpoint: str = ''                      # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
-    dataset: str = 'ucf101'                   # ucf101 or kinetics400
+    dataset: str = 'ucf101'                   # ucf101, hmdb51 or kinetics400
     root: str = ''                            # the dataset's folder
     out: str = ''                             # the folder for the results
     split: int = 1                            # which of the dataset's splits
     readout: Literal['mean', 'std'] = 'mean'  # of a clip: over its blocks
     clips_per_video: int = 1                  # uniform clips, averaged
     frame_stride: int | None = None           # every n-th frame; None: as the checkpoint's run, else 3
+    time_stride: float | None = None          # seconds from frame to frame instead; None: as the checkpoint's run
     network: Literal['tiny', 'resnet18', 'resnet34', 'resnet50'] = 'resnet18'  # of a random checkpoint
     img_size: int | None = None               # height and width of the frames; None: the checkpoint's, or 128
     num_blocks: int | None = None             # blocks in a clip; None: the checkpoint's, or 8
@@ -124,6 +128,7 @@ class ClassifyConfig(FeaturesConfig):
 class RetrieveConfig(FeaturesConfig):
     "Nearest neighbours of test videos among training videos (R@1), its baselines beside it."
 
+# %% ../nbs/06_config.ipynb #4e2ccd06
 @dataclass(frozen=True)
 class ShapesConfig:
     "Write the embedded dataset: small videos of moving shapes."
@@ -131,6 +136,53 @@ class ShapesConfig:
     videos_per_class: int = 160
     seed: int = 0
     num_workers: int = 2                      # processes that render
+
+    def __post_init__(self): check_ranges(self)
+
+@dataclass(frozen=True)
+class ScanConfig:
+    "Open every file of a dataset, and say what is in it."
+    dataset: str = 'ucf101'                   # ucf101, hmdb51, kinetics400, oops, oops-filtered or folder
+    root: str = ''                            # the dataset's folder
+    out: str = ''                             # folder for the table scan.csv; '': beside the index, in the cache
+    num_blocks: int = 8                       # blocks in a clip: a video is short if a clip does not fit into it
+    block_len: int = 5                        # frames in a block
+    frame_stride: int = 3                     # every n-th frame is used
+    time_stride: float | None = None          # seconds from frame to frame instead
+    time_limit: float = 60.0                  # seconds that opening a file may take, and one more for each megabyte
+    num_workers: int = 2                      # processes that open files
+
+    def __post_init__(self): check_ranges(self)
+
+# %% ../nbs/06_config.ipynb #ca8e96fb
+@dataclass(frozen=True)
+class PrepareConfig:
+    "Make a smaller copy of a dataset: same names, same frames, quicker to read."
+    dataset: str = 'ucf101'                   # ucf101, hmdb51, kinetics400, oops, oops-filtered or folder
+    root: str = ''                            # the dataset's folder
+    out: str = ''                             # the copy's folder
+    short_side: int = 160                     # of the pictures, pixels; about 1.25 times the network's img_size
+    crf: int = 18                             # H.264's quality: 0 is lossless, 51 the worst
+    time_limit: float = 60.0                  # seconds that opening a file may take, and one more for each megabyte
+    num_workers: int = 2                      # processes that encode
+
+    def __post_init__(self): check_ranges(self)
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    "Time the way of a clip from the file to the network, against other ways, and a training step."
+    out: str = ''                             # the folder for the results
+    video: str = ''                           # a video file; '': one is made, of UCF101's size, codec and rate
+    network: Literal['tiny', 'resnet18', 'resnet34', 'resnet50'] = 'resnet18'  # the encoder of the training step
+    img_size: int = 128                       # height and width of the frames, pixels
+    num_blocks: int = 8                       # blocks in a clip
+    block_len: int = 5                        # frames in a block
+    frame_stride: int = 3                     # every n-th frame is used
+    clips: int = 40                           # clips that each way reads
+    batch_size: int = 16                      # clips in a training step
+    num_workers: int = 2                      # the most processes to try
+    seed: int = 0                             # of clips and crops
+    device: str = 'auto'                      # auto, cpu, cuda, mps
 
     def __post_init__(self): check_ranges(self)
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['logger', 'load_model', 'checkpoint_folder', 'run_config', 'Features', 'network_features', 'mean_image',
            'single_frame', 'compute_features', 'gather_features', 'recalibrate', 'save_features', 'load_features',
-           'extractors', 'origin', 'sized_model', 'measured_clips', 'known_sources', 'with_baselines']
+           'extractors', 'origin', 'sized_model', 'strides', 'measured_clips', 'known_sources', 'with_baselines']
 
-# %% ../nbs/30_features.ipynb #6b2c0317
+# %% ../nbs/30_features.ipynb #f1680d16
 import hashlib
 import json
 import logging
@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from .augment import prepare
+from .clips import Clips, Even
 from .config import ConfigError
-from .datasets import Clips, DatasetError, load_dataset, stamp
+from .datasets import DatasetError, load_dataset, stamp
 from .model import MemDPC
 from .released import CheckpointError, load_released
 from .training import make_accelerator, make_loader, watched_workers, written_whole
@@ -98,7 +99,7 @@ def single_frame(clips, side=24):
 
 # %% ../nbs/30_features.ipynb #7c27fbbf
 def compute_features(extractors, clips, batch_size=16, num_workers=0, desc='features'):
-    """`{name: Features}` of `clips` (with `per_video` set), for `{name: function}`: each gives `(blocks, context)` of a batch of uint8 clips.
+    """`{name: Features}` of `clips`, for `{name: function}`: each gives `(blocks, context)` of a batch of uint8 clips.
 
     Every clip is decoded once, whatever the number of extractors. Several clips of a video are averaged.
     """
@@ -108,14 +109,16 @@ def compute_features(extractors, clips, batch_size=16, num_workers=0, desc='feat
         for batch in tqdm(make_loader(clips, keys, num_workers), desc=desc, ascii=True, mininterval=2, disable=None):
             for name, extract in extractors.items(): found[name].append([values.float().cpu() for values in extract(batch['clip'])])
             broken.append(batch['broken'])
-    whole = ~torch.cat(broken).bool().view(-1, clips.per_video).any(1)       # a video that went bad lent its place to the next: not its features
+    whole = np.add.reduceat(torch.cat(broken).numpy(), clips.first[:-1]) == 0  # a video that went bad lent its place to the next: not its features
     if not whole.all(): logger.warning('%s: %d videos left out, which cannot be read any more', desc, (~whole).sum())
     return {name: gather_features(parts, clips, whole) for name, parts in found.items()}
 
-# %% ../nbs/30_features.ipynb #dd4a2746
+# %% ../nbs/30_features.ipynb #163900a9
 def gather_features(parts, clips, whole):
     "One `Features` of the batches' `(blocks, context)`, for the videos that `whole [V]` (bool) keeps."
-    blocks, context = (torch.cat(kept).unflatten(0, (-1, clips.per_video)).mean(1)[whole].numpy() for kept in zip(*parts))
+    sums = (np.add.reduceat(torch.cat(kept).numpy(), clips.first[:-1])[whole] for kept in zip(*parts))       # over each video's clips
+    counts = np.diff(clips.first)[whole].astype(np.float32)                                                 # [V]
+    blocks, context = ((values.T / counts).T for values in sums)
     kept = [video for video, keep in zip(clips.videos.videos, whole) if keep]
     return Features(blocks, context, np.array([video.label for video in kept]), np.array([video.group for video in kept]))
 
@@ -162,7 +165,7 @@ def origin(model, clips, config):
     digest = hashlib.sha256()
     for value in model.state_dict().values(): digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     for part in clips: digest.update(repr([(v.path, stamp(part.videos.path(i)), v.label) for i, v in enumerate(part.videos.videos)]).encode())
-    sizes = [[c.num_blocks, c.block_len, c.frame_stride, c.img_size, c.per_video, str(Path(c.videos.root).resolve())] for c in clips]
+    sizes = [[c.num_blocks, c.block_len, c.frame_stride, c.img_size, c.time_stride, repr(c.starts), str(Path(c.videos.root).resolve())] for c in clips]
     return {'weights and videos': digest.hexdigest(), 'clips': sizes, 'seed': config.seed}
 
 # %% ../nbs/30_features.ipynb #349e1c1b
@@ -176,13 +179,18 @@ def sized_model(config):
     model = load_model(config.checkpoint, config.seed, **{} if says else given | unsaid)
     return model, {'num_blocks': model.num_blocks, 'img_size': model.img_size} | given
 
+def strides(config):
+    "`{'frame_stride', 'time_stride'}` of a `FeaturesConfig`: what it says; where it says nothing, those of the checkpoint's run, else 3 frames."
+    run = {} if config.frame_stride or config.time_stride else run_config(config.checkpoint)
+    return {'frame_stride': config.frame_stride or run.get('frame_stride', 3), 'time_stride': config.time_stride or run.get('time_stride')}
+
 def measured_clips(config, block_len, num_blocks, img_size):
     "`Clips` of the training and of the test videos; `DatasetError` where there is nothing to tell apart."
-    stride, shown = config.frame_stride or run_config(config.checkpoint).get('frame_stride', 3), sys.stderr.isatty()
+    stride, starts, shown = strides(config), Even(config.clips_per_video), sys.stderr.isatty()
     test, train = (load_dataset(config.dataset, config.root, config.split, part, config.num_workers, shown) for part in ('test', 'train'))
     if len({video.label for video in train.videos}) < 2:
         raise DatasetError(f'{config.root}: all training videos are of one class: nothing to tell apart')
-    return [Clips(part, num_blocks, block_len, stride, img_size, config.seed, None, config.clips_per_video) for part in (train, test)]
+    return [Clips(part, num_blocks, block_len, img_size=img_size, seed=config.seed, starts=starts, **stride) for part in (train, test)]
 
 # %% ../nbs/30_features.ipynb #d6d70f1d
 def known_sources(folder, made_from):

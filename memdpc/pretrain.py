@@ -14,8 +14,9 @@ import sys
 import torch
 
 from .augment import Augment, prepare
+from .clips import Clips, Even, Random, is_short
 from .config import PretrainConfig
-from .datasets import Clips, hold_out, load_dataset
+from .datasets import hold_out, load_dataset
 from .model import MemDPC
 from .training import Run, StepBatches, finish, learning_rate, make_accelerator, make_loader, restore, train
 
@@ -35,11 +36,11 @@ def augment_from(config):
     j = config.jitter
     return Augment(config.min_area, config.flip, min(.5 * j, 1), min(.5 * j, 1), min(.5 * j, 1), min(.25 * j, .5), min(.25 * j, 1))
 
-# %% ../nbs/21_pretrain.ipynb #4163c252
-def clips_from(config, videos, training=True, per_video=0):
-    "Clips of `videos` in the config's sizes; augmented for training, the central square otherwise."
-    return Clips(videos, config.num_blocks, config.block_len, config.frame_stride, config.img_size, config.seed,
-                 augment_from(config) if training else None, per_video)
+# %% ../nbs/21_pretrain.ipynb #2f82e1e1
+def clips_from(config, videos, training=True):
+    "Clips of `videos` in the config's sizes: random and augmented for training, otherwise the middle of each, its central square."
+    augment, starts = (augment_from(config), Random()) if training else (None, Even())
+    return Clips(videos, config.num_blocks, config.block_len, config.frame_stride, config.img_size, config.seed, augment, starts, config.time_stride)
 
 # %% ../nbs/21_pretrain.ipynb #08b61fc6
 NAMES = ('loss', 'top1', 'top5')
@@ -58,7 +59,7 @@ def evaluator(config, videos, accelerator):
 
     The last batch is filled up with the first clips. Each process takes every n-th batch; all get the same values.
     """
-    clips = clips_from(config, videos, training=False, per_video=1)
+    clips = clips_from(config, videos, training=False)
     size = min(config.batch_size, len(clips))
     groups = [[(0, i % len(clips)) for i in range(first, first + size)] for first in range(0, len(clips), size)]
     share = groups[accelerator.process_index::accelerator.num_processes]
@@ -87,12 +88,14 @@ def optimise_for(config, run, accelerator, model, clips, held_out):
                    log_every=config.log_every, checkpoint_every=config.checkpoint_every)
     return values | {'steps': total}
 
-# %% ../nbs/21_pretrain.ipynb #7dc1fb4c
+# %% ../nbs/21_pretrain.ipynb #2097b155
 def report(videos, clips, model):
     "Say what will be trained on what, and which videos are left out or padded."
-    short = sum(video.info.frames < clips.span for video in videos.videos)
-    logger.info('%d videos to train on (%d shorter than a clip of %d frames: their last frame is repeated), %d left out; %d parameters',
-                len(videos), short, clips.span, len(videos.skipped), sum(p.numel() for p in model.parameters()))
+    short = [video.path for video in videos.videos if is_short(clips, video.info)]
+    logger.info('%d videos to train on (%d shorter than a clip of %g %s: their last frame is repeated), %d left out; %d parameters', len(videos),
+                len(short), clips.span, 'seconds' if clips.time_stride else 'frames', len(videos.skipped), sum(p.numel() for p in model.parameters()))
+    for path in short[:20]: logger.info('padded: %s', path)
+    if len(short) > 20: logger.info('padded: %d more; memdpc scan lists all', len(short) - 20)
     for path, reason in videos.skipped[:100]: logger.info('left out: %s: %s', path, reason)
     if len(videos.skipped) > 100: logger.info('left out: %d more', len(videos.skipped) - 100)
 

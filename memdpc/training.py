@@ -296,7 +296,7 @@ def watched_workers(run=None):
     try: yield
     except MemdpcError as error:
         if not str(error).startswith('Caught '): raise
-        raise TrainingError(str(error).strip().splitlines()[-1].split('Error: ')[-1]) from None  # PyTorch added the worker's traceback
+        raise TrainingError(error.args[0].strip().splitlines()[-1].split('Error: ')[-1]) from None  # PyTorch added the worker's traceback
     except RuntimeError as error:
         if not str(error).startswith('DataLoader worker'): raise
         kept = f'; last good checkpoint: {run.checkpoint() or "none"}' if run else ''

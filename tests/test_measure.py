@@ -206,8 +206,8 @@ def test_checkpoints_that_do_not_serve(whole, tmp_path):
 
 def test_reading_that_fails_in_another_process_is_one_line(whole, tmp_path, monkeypatch):
     def unreadable(*args): raise DatasetError('a hundred clips in a row cannot be read any more')
-    monkeypatch.setattr('memdpc.datasets.read_clip', unreadable)
-    clips = features_module.Clips(load_dataset('ucf101', whole, progress=False), 2, 5, 1, 32, per_video=1)
+    monkeypatch.setattr('memdpc.clips.read_clip', unreadable)
+    clips = features_module.Clips(load_dataset('ucf101', whole, progress=False), 2, 5, 1, 32, starts=features_module.Even())
     with pytest.raises(TrainingError) as error: features_module.compute_features({'pixels': features_module.mean_image}, clips, num_workers=1)
     assert str(error.value) == 'a hundred clips in a row cannot be read any more'
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memdpc import video
 from memdpc.video import MemdpcError, VideoError, decoded_frames, open_video, probe, read_frames, write_video
@@ -248,6 +250,46 @@ def test_crop_and_scale_agree_with_pillow(tmp_path):
         assert decibels(left) > 40 and decibels(left + 1) < 36
 
 
+@settings(max_examples=200)
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=80), st.integers(1, 60))
+def test_knots_pass_every_frame(steps, tolerance):
+    """Lines between the knots miss no time by more than the tolerance, in both directions of reading."""
+    times = np.cumsum([0, *steps]).tolist()
+    found = video.knots(times, tolerance)
+    assert found[0] == (0, 0) and found[-1] == (len(steps), times[-1]) and len(found) <= len(times)
+    assert abs(np.interp(range(len(times)), *zip(*found)) - times).max() <= tolerance + 1e-6
+    assert len(video.knots(np.arange(50) * 7, 1)) == 2
+
+
+def test_times_are_kept_where_the_rate_is_not_constant(tmp_path):
+    """A dropped stretch, a jittering clock, a timer that rounds: constant rates need no knots, and every frame's time is right to a tenth of a frame."""
+    even, gap = np.arange(60) * 40, np.where(np.arange(60) < 30, 0, 1000) + np.arange(60) * 40
+    jitter = np.cumsum(np.random.default_rng(0).integers(5, 200, 60))
+    for name, milliseconds, number in ("even.mkv", even, 0), ("gap.mp4", gap, 4), ("jitter.mkv", jitter, None), ("thirty.mkv", np.rint(np.arange(60) * 1000 / 30), 0):
+        info = probe(encode(tmp_path / name, "libx264", {"g": "12"}, milliseconds=milliseconds))
+        shown = (milliseconds - milliseconds[0]) / 1000
+        assert len(info.times) == number or number is None and len(info.times) > 20
+        assert abs(video.frame_times(info) - shown).max() <= .1 / info.fps + .0011
+        assert info.duration == pytest.approx(shown[-1] + 1 / info.fps, abs=.002)
+        assert video.nearest_frames(info, shown).tolist() == list(range(60))
+        assert video.nearest_frames(info, [-5, 1e9]).tolist() == [0, 59]
+    assert video.nearest_frames(info, np.zeros((2, 3))).shape == (2, 3)
+
+
+def test_a_file_that_does_not_tell_its_rate_counts_as_25_a_second():
+    info = video.VideoInfo(50, 8, 8, 0.0, "h264")
+    assert info.duration == 2 and video.nearest_frames(info, [1.0]).tolist() == [25]
+
+
+def test_planes_and_mirrors(made):
+    """With a size, pictures lie in planes, agree with a conversion by Pillow's resize, and are mirrored to the bit."""
+    path = made("closed.mp4")
+    small = read_frames(path, [7, 30], size=(24, 32), crop=(4, 2, 50, 40))
+    assert small.shape == (2, 24, 32, 3) and small.transpose(0, 3, 1, 2).flags.c_contiguous
+    assert (read_frames(path, [7, 30], size=(24, 32), crop=(4, 2, 50, 40), flip=True) == small[:, :, ::-1]).all()
+    assert (read_frames(path, [7], flip=True) == plain(path)[7:8, :, ::-1]).all()
+
+
 def test_one_frame(tmp_path):
     path = encode(tmp_path / "one.mp4", "libx264", {}, frames=scene(1))
     assert probe(path).frames == 1 and not probe(path).seek_points
@@ -265,6 +307,27 @@ def test_pictures_that_change_size(tmp_path):
     late = read_frames(path, [30])
     assert late.shape == (1, 48, 64, 3) and (read_frames(path, [30], info=info) == late).all()
     assert read_frames(path, [5, 30], size=16, crop=(1, 1, 63, 47)).shape == (2, 16, 16, 3)
+
+
+def test_pictures_that_grow_beyond_measure_in_mid_file(tmp_path, monkeypatch):
+    """2026-11: only the header's size was looked at; a decoder would have taken memory for whatever came later."""
+    parts = [encode(tmp_path / f"{size}.h264", "libx264", {"g": "12"}, frames=scene(20, *size)) for size in ((48, 64), (96, 96))]
+    (tmp_path / "both.h264").write_bytes(b"".join(part.read_bytes() for part in parts))
+    monkeypatch.setattr(video, "MAX_PIXELS", 64 * 64)
+    info = probe(tmp_path / "both.h264")
+    assert info.frames == 20 and info.damage and (read_frames(tmp_path / "both.h264", [0, 19]) == plain(parts[0])[[0, 19]]).all()
+    with pytest.raises(VideoError, match="too large"):
+        probe(parts[1])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp"])
+def test_photographs_are_no_videos(tmp_path, suffix):
+    Image = pytest.importorskip("PIL.Image")
+    for name in f"photo{suffix}", "photo.mp4":
+        with open(tmp_path / name, "wb") as file:
+            Image.fromarray(scene(1)[0]).save(file, format={".jpg": "jpeg"}.get(suffix, suffix[1:]))
+        with pytest.raises(VideoError, match="is a picture, no video"):
+            probe(tmp_path / name)
 
 
 def test_a_damaged_file_gives_what_decodes_without_seeking(tmp_path, capfd):
@@ -344,7 +407,7 @@ def a_bad_file(folder, kind):
 BAD = {
     "missing": "no such file", "folder": "no regular file", "pipe": "no regular file", "empty": "is empty",
     "byte": "no video that FFmpeg can open", "noise": "no video that FFmpeg can open", "text": "no video that FFmpeg can open",
-    "text.txt": "is a text", "list": "is a text",
+    "text.txt": "is a text", "list": "is a list of files",
     "playlist": "no video", "audio": "no video stream", "aac": "no video stream", "cut in half": "no video that FFmpeg can open",
     "cut to its header": "no picture|no video",
 }
