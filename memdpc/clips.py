@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'stride', 'span', 'last_place', 'room', 'is_short', 'clip_places', 'frames_at', 'to_blocks', 'Random',
-           'Even', 'Every', 'Clips', 'read_clip']
+           'Even', 'Every', 'Clips', 'read_clip', 'clip_or_next']
 
 # %% ../nbs/07_clips.ipynb #8389a0e2
 import logging
@@ -19,9 +19,9 @@ from .video import VideoError, centre_crop, frame_times, nearest_frames, read_fr
 # %% ../nbs/07_clips.ipynb #b74a2c94
 logger = logging.getLogger(__name__)
 
-# %% ../nbs/07_clips.ipynb #128d8200
+# %% ../nbs/07_clips.ipynb #ce1ceb35
 def stride(sizes):
-    "From one frame to the next, in frames or in seconds; `sizes` are `Clips`, or a config: num_blocks, block_len, frame_stride, time_stride"
+    "From one frame of a clip to the next, in frames or in seconds; `sizes` are `Clips`, or a config that has their sizes"
     return sizes.time_stride or sizes.frame_stride
 
 def span(sizes):
@@ -72,6 +72,7 @@ class Even:
         if clips.time_stride: return room * (which / (self.count - 1) if self.count > 1 else .5)
         return round(room * which / (self.count - 1)) if self.count > 1 else room // 2
 
+# %% ../nbs/07_clips.ipynb #d6c69b2d
 @dataclass(frozen=True)
 class Every:
     "Windows: a clip every `step` from the video's beginning on, as many as lie within it, at least one"
@@ -82,20 +83,20 @@ class Every:
 
     def counts(self, clips):
         rooms = np.array([room(clips, video.info) for video in clips.videos.videos])
-        return (np.maximum(rooms, 0) // self.width(clips)).astype(int) + 1
+        return (np.maximum(rooms, 0) // self.apart(clips)).astype(int) + 1
 
-    def start(self, clips, room, which, rng): return which * self.width(clips)
+    def start(self, clips, room, which, rng): return which * self.apart(clips)
 
-    def width(self, clips): return self.step or (span(clips) / 2 if clips.time_stride else span(clips) // 2) or stride(clips)
+    def apart(self, clips): return self.step or (span(clips) / 2 if clips.time_stride else span(clips) // 2) or stride(clips)
 
 # %% ../nbs/07_clips.ipynb #5b355a8e
 @dataclass(frozen=True)
 class Clips:
     """Clips of a `VideoList`. Item `(epoch, index)` depends on `(seed, epoch, index)` and the files alone; an index means epoch 0.
 
-    An item is a dict of `clip` uint8 [N, 3, T, H, W], `valid` bool [N] (are all frames of the block real, or is one past the video's end?), `start` (its
-    first frame's number, or seconds), `label`, `index`, `broken` (1 where the video could not be read any more and the next stands in its place)
-    and what `augment` adds. Raises `DatasetError` where a hundred videos in a row cannot be read.
+    An item is a dict of `clip` uint8 [N, 3, T, H, W], `valid` bool [N] (are all frames of the block real, or is one past the video's end?),
+    `start` (a frame's number, or seconds), `label`, `index`, `broken` (1 where the next video stands in, since its own could not be read
+    any more) and what `augment` adds. Raises `DatasetError` where a hundred videos in a row cannot be read.
     """
     videos: VideoList
     num_blocks: int = 8                               # N
@@ -109,9 +110,6 @@ class Clips:
 
     def __len__(self): return int(self.first[-1])
 
-    @property
-    def span(self): return span(self)
-
     @cached_property
     def first(self):                                  # int [V + 1]: the index of each video's first clip; at last, how many there are
         return np.insert(np.cumsum(self.starts.counts(self)), 0, 0)
@@ -124,22 +122,27 @@ class Clips:
     def __getitem__(self, key):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self): raise IndexError(f'clip {index} of {len(self)}')
-        number, following = self.locate(index)[0], index
-        for shift in range(min(len(self.videos), 100)):
-            if shift: following = int(self.first[(number + shift) % len(self.videos)])
-            try: return read_clip(self, epoch, following) | {'index': index, 'broken': int(shift > 0)}
-            except VideoError as error: logger.warning('%s', error)
-        raise DatasetError(f'{self.videos.root}: a hundred videos in a row cannot be read any more')
+        return clip_or_next(self, epoch, index) | {'index': index}
 
 # %% ../nbs/07_clips.ipynb #42651784
 def read_clip(clips, epoch, index):
-    "What clip `(epoch, index)` of `clips` is: its dict without `index` and `broken`; raises `VideoError`"
+    "Clip `(epoch, index)` of `clips`: a dict of `clip`, `valid`, `start`, `label` and what `augment` adds; raises `VideoError`"
     rng, (number, which) = np.random.default_rng([clips.seed, epoch, index]), clips.locate(index)
     video, length = clips.videos.videos[number], clips.num_blocks * clips.block_len
     start = clips.starts.start(clips, max(room(clips, video.info), 0), which, rng)
     if clips.augment is None: crop, flip, extra = centre_crop(video.info.width, video.info.height), False, {}
     else: crop, flip, extra = clips.augment.draw(rng, video.info.width, video.info.height, length)
     places = clip_places(clips, start)
-    frames = read_frames(clips.videos.path(number), frames_at(clips, video.info, places), clips.img_size, crop, video.info, flip)
+    frames = read_frames(clips.videos.root / video.path, frames_at(clips, video.info, places), clips.img_size, crop, video.info, flip)
     valid = places[clips.block_len - 1::clips.block_len] <= last_place(clips, video.info)                  # [N]
     return {'clip': to_blocks(frames, clips.num_blocks), 'valid': valid, 'start': start, 'label': video.label} | extra
+
+# %% ../nbs/07_clips.ipynb #aa1797a4
+def clip_or_next(clips, epoch, index):
+    "What `read_clip` gives, with `broken`: 0, or 1 if it is the first clip of a later video, those before being lost"
+    (number, _), tries = clips.locate(index), min(len(clips.videos), 100)
+    for shift in range(tries):
+        instead = int(clips.first[(number + shift) % len(clips.videos)])
+        try: return read_clip(clips, epoch, instead if shift else index) | {'broken': int(shift > 0)}
+        except VideoError as error: logger.warning('%s', error)
+    raise DatasetError(f'{clips.videos.root}: {tries} videos in a row cannot be read any more')

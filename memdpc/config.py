@@ -149,8 +149,8 @@ class ScanConfig:
     block_len: int = 5                        # frames in a block
     frame_stride: int = 3                     # every n-th frame is used
     time_stride: float | None = None          # seconds from frame to frame instead
-    time_limit: float = 60.0                  # seconds that opening a file may take, and one more for each megabyte
-    num_workers: int = 2                      # processes that open files
+    time_limit: float = 60.0                  # seconds that opening a file may take, and ten more for each megabyte
+    num_workers: int = 2                      # guarded processes that open files; 0: this one, unguarded
 
     def __post_init__(self): check_ranges(self)
 
@@ -163,7 +163,7 @@ class PrepareConfig:
     out: str = ''                             # the copy's folder
     short_side: int = 160                     # of the pictures, pixels; about 1.25 times the network's img_size
     crf: int = 18                             # H.264's quality: 0 is lossless, 51 the worst
-    time_limit: float = 60.0                  # seconds that opening a file may take, and one more for each megabyte
+    time_limit: float = 60.0                  # seconds that copying a file may take, and ten more for each megabyte
     num_workers: int = 2                      # processes that encode
 
     def __post_init__(self): check_ranges(self)

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['logger', 'VIDEO_SUFFIXES', 'UCF101_VIDEOS', 'UCF101_SPLITS', 'HMDB51_VIDEOS', 'HMDB51_SPLITS', 'KINETICS_PARTS',
-           'KINETICS_TABLES', 'DATASETS', 'SPLITS', 'ANNOTATIONS', 'INDEX_VERSION', 'printable', 'DatasetError',
-           'Listed', 'Listing', 'Video', 'VideoList', 'read_text', 'read_lines', 'existing', 'inside', 'holds',
-           'is_folder', 'look_into', 'below', 'loose', 'compare', 'unlisted', 'read_classes', 'read_split',
-           'list_ucf101', 'source_film', 'read_hmdb51', 'list_hmdb51', 'kinetics_part', 'kinetics_table', 'read_table',
-           'list_kinetics400', 'by_folder', 'read_transitions', 'read_names', 'list_oops', 'list_oops_filtered',
-           'list_folder', 'list_dataset', 'annotation_files', 'cache_folder', 'stamp', 'describe', 'info_from', 'Index',
-           'described', 'examine', 'load_dataset', 'hold_out']
+           'KINETICS_TABLES', 'DATASETS', 'SPLITS', 'ANNOTATIONS', 'INDEX_VERSION', 'WORKER_MEMORY', 'FAULTS', 'CHUNK',
+           'TIME_LIMIT', 'printable', 'DatasetError', 'Listed', 'Listing', 'Video', 'read_text', 'read_lines',
+           'existing', 'inside', 'holds', 'is_folder', 'look_into', 'below', 'loose', 'compare', 'unlisted',
+           'read_classes', 'read_split', 'list_ucf101', 'source_film', 'read_hmdb51', 'list_hmdb51', 'first_there',
+           'read_table', 'list_kinetics400', 'by_folder', 'read_transitions', 'read_names', 'list_oops',
+           'list_oops_filtered', 'list_folder', 'list_dataset', 'annotation_files', 'cache_folder', 'stamp', 'describe',
+           'tuples', 'info_from', 'Index', 'seconds_for', 'worker_main', 'Worker', 'epitaph', 'described', 'in_turn',
+           'examine', 'Packed', 'VideoList', 'by_reason', 'summary', 'load_dataset', 'hold_out']
 
-# %% ../nbs/03_datasets.ipynb #4d752ce9
+# %% ../nbs/03_datasets.ipynb #e8102508
 import csv
 import glob
 import hashlib
@@ -22,9 +23,7 @@ import os
 import re
 import sys
 import unicodedata
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import NamedTuple
@@ -70,22 +69,10 @@ class Video:
     info: VideoInfo                                   # what `probe` said
     transitions: tuple[float, ...] = ()
 
-@dataclass(frozen=True)
-class VideoList:
-    "The videos of one dataset, in the order in which its files list them, and those left out"
-    name: str
-    root: Path
-    classes: tuple[str, ...]                          # () where there are no labels
-    videos: tuple[Video, ...]
-    skipped: tuple[tuple[str, str], ...]              # (path, reason)
-
-    def __len__(self): return len(self.videos)
-
-    def path(self, index): return self.root / self.videos[index].path
-
-# %% ../nbs/03_datasets.ipynb #5a289d32
+# %% ../nbs/03_datasets.ipynb #90341c51
 def read_text(path):
     "A small text file in UTF-8; raises `DatasetError`"
+    if not os.path.isfile(path): raise DatasetError(f'{path}: no such file')       # nor is a pipe read, which might wait for ever
     try: text = Path(path).read_text(encoding='utf-8-sig')         # -sig: a mark at the beginning is no text
     except OSError as error: raise DatasetError(f'{path}: {(error.strerror or str(error)).lower()}') from None
     except UnicodeDecodeError: text = '\0'
@@ -103,14 +90,14 @@ def existing(root, names, what):
         if os.path.isdir(os.path.join(root, name)): return name
     raise DatasetError(f'{root}: no folder {" or ".join(names)} ({what})')
 
-def inside(folder, name):
-    "The path `folder/name`; a list cannot lead out of the dataset's folder"
+def inside(folder, name, source):
+    "The path `folder/name`; `source`, which gives the name, cannot lead out of the dataset"
     path = os.path.normpath(name)
-    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir: raise DatasetError(f'{name}: leads out of {folder or "the dataset"}')
+    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir: raise DatasetError(f'{source}: {name!r} leads out of the dataset')
     return os.path.join(folder, path)
 
 # %% ../nbs/03_datasets.ipynb #c2936c86
-VIDEO_SUFFIXES = frozenset('.avi .mp4 .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts .ogv'.split())
+VIDEO_SUFFIXES = frozenset('.avi .mp4 .mkv .webm .mov .m4v .mpg .mpeg .m2v .wmv .asf .flv .3gp .3g2 .ts .mts .m2ts .vob .ogv .divx'.split())
 
 def holds(folder, place):
     "Whether the real path `place` is `folder` or lies below it"
@@ -131,9 +118,9 @@ def look_into(root, folder):
             elif os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES: videos.append(path)
     return videos, folders, links
 
-# %% ../nbs/03_datasets.ipynb #98d1becf
+# %% ../nbs/03_datasets.ipynb #a35da4f8
 def below(root, folder='', missing=None):
-    "Paths of the video files in `root/folder` at any depth, sorted, relative to `root`; folders not entered go to `missing`, (path, reason)"
+    "Sorted paths, relative to `root`, of the video files below `root/folder`; `missing` takes (path, reason) of folders not entered"
     missing, start = [] if missing is None else missing, os.path.realpath(os.path.join(root, folder))
     found, seen, queue = [], set(), [(False, folder, start)]       # (is it a link, its path, its real path; of a link, that of its folder)
     while queue:
@@ -172,10 +159,10 @@ def compare(found, listed):
         else: there.append(entry if path == entry.path else entry._replace(path=path))
     return there, absent
 
-def unlisted(found, names, reason):
-    "(path, reason) of each path in `found` that is none of `names`, in whatever spelling"
-    names = set(map(loose, names))
-    return [(path, reason) for path in found if loose(path) not in names]
+def unlisted(found, listed, reason):
+    "(path, reason) of each path in `found` that is the file of none of `listed`"
+    used = {entry.path for entry in compare(found, listed)[0]}
+    return [(path, reason) for path in found if path not in used]
 
 # %% ../nbs/03_datasets.ipynb #cea7a07e
 def read_classes(path):
@@ -191,7 +178,7 @@ def read_classes(path):
 
 # %% ../nbs/03_datasets.ipynb #acdb7299
 def read_split(path, numbers, videos):
-    "`[Listed]` of a UCF101 split file: lines `Class/v_Class_g01_c01.avi 1`, in test lists without the number; `videos`: the folder of the videos"
+    "`[Listed]` of a UCF101 split file: lines `Class/v_Class_g01_c01.avi 1` (test lists have no number), for files in the folder `videos`"
     classes, listed = {name.casefold(): (index, name) for index, name in enumerate(numbers)}, []
     for line in read_lines(path):
         name, number = re.fullmatch(r'(.+?)(?:\s+(\d+))?', line).groups()
@@ -200,7 +187,7 @@ def read_split(path, numbers, videos):
         if number and int(number) != numbers[class_name]:
             raise DatasetError(f'{path}: {line!r}: the number of {class_name} is {numbers[class_name]} in classInd.txt')
         group = re.search(r'_(g\d+)_c\d+', name)
-        listed.append(Listed(inside(videos, name), label, group[1] if group else ''))
+        listed.append(Listed(inside(videos, name, path), label, group[1] if group else ''))
     if not listed: raise DatasetError(f'{path}: lists no video')
     return listed
 
@@ -210,17 +197,20 @@ UCF101_SPLITS = 'splits_classification', 'ucfTrainTestlist'        # both names 
 
 def list_ucf101(root, split, subset):
     "UCF101: classInd.txt and {train,test}list0N.txt, and videos in a folder for each class"
-    videos = existing(root, UCF101_VIDEOS, 'the videos, as videos/Class/name.avi')
-    splits, missing = Path(root, existing(root, UCF101_SPLITS, 'the split files')), []
-    numbers = read_classes(splits / 'classInd.txt')
-    listed = read_split(splits / f'{subset}list{split:02d}.txt', numbers, videos)
-    there, absent = compare(below(root, videos, missing), listed)
+    videos, missing = existing(root, UCF101_VIDEOS, 'the videos, as videos/Class/name.avi'), []
+    splits = Path(root, existing(root, UCF101_SPLITS, 'the split files'))
+    numbers, lists = read_classes(splits / 'classInd.txt'), {name: splits / f'{name}list{split:02d}.txt' for name in ('train', 'test')}
+    listed, found = read_split(lists[subset], numbers, videos), below(root, videos, missing)
+    there, absent = compare(found, listed)
+    if all(path.is_file() for path in lists.values()):
+        every = [entry for path in lists.values() for entry in read_split(path, numbers, videos)]
+        missing += unlisted(found, every, f'is in no list of split {split}')
     return Listing(tuple(numbers), there, missing + absent)
 
-# %% ../nbs/03_datasets.ipynb #d80b6730
-HMDB51_VIDEOS = 'videos', 'hmdb51_org', 'hmdb51', 'HMDB51'
-HMDB51_SPLITS = tuple(f'{folder}testTrainMulti_7030_splits' for folder in ('', 'split/', 'splits/', 'test_train_splits/', 'splits_classification/')) + (
-    'test_train_splits', 'splits_classification', 'splits', 'split')
+# %% ../nbs/03_datasets.ipynb #9eac12f1
+HMDB51_VIDEOS = 'videos', 'hmdb51_org', 'hmdb51', 'HMDB51', ''      # '': the archives of the classes, unpacked side by side
+HMDB51_SPLITS = [f'{top}testTrainMulti_7030_splits' for top in ('', 'split/', 'splits/', 'test_train_splits/', 'splits_classification/')]
+HMDB51_SPLITS += ['test_train_splits', 'splits_classification', 'splits', 'split']
 
 def source_film(name, class_name):
     "The film that an HMDB51 clip was cut from: what stands before the class in its name"
@@ -228,81 +218,78 @@ def source_film(name, class_name):
     return name[:place] if place > 0 else re.split(r'_[^_]+_[fhlu]_(?:cm|nm)_np\d', name)[0]
 
 def read_hmdb51(path, class_name, label, videos):
-    "`{'0': [Listed], '1': [...], '2': [...]}` of one split file of HMDB51: lines `name.avi 1`; 1 is training, 2 test, 0 neither"
-    parts = {'0': [], '1': [], '2': []}
+    "`[(number, Listed)]` of a split file of HMDB51: lines `name.avi 1`; number 1 is training, 2 test, 0 neither"
+    pairs = []
     for line in read_lines(path):
         name, number = (line.rsplit(maxsplit=1) + [''])[:2]
-        if number not in parts: raise DatasetError(f'{path}: {line!r} is not a name and 0, 1 or 2')
-        parts[number].append(Listed(inside(videos, f'{class_name}/{name}'), label, source_film(name, class_name)))
-    return parts
+        if number not in ('0', '1', '2'): raise DatasetError(f'{path}: {line!r} is not a name and 0, 1 or 2')
+        file = inside(os.path.join(videos, class_name), name, path)
+        pairs.append((int(number), Listed(file, label, source_film(name, class_name))))
+    return pairs
 
 # %% ../nbs/03_datasets.ipynb #d20aa88b
 def list_hmdb51(root, split, subset):
-    "HMDB51: {class}_test_split{1,2,3}.txt, and videos in a folder for each class; a video in none of the split's files is missing"
+    "HMDB51: {class}_test_split{1,2,3}.txt, and videos in a folder for each class"
     videos, missing = existing(root, HMDB51_VIDEOS, 'the videos, as videos/class/name.avi'), []
     splits = Path(root, existing(root, HMDB51_SPLITS, 'the split files, as class_test_split1.txt'))
     names = [re.fullmatch(r'(.+)_test_split\d\.txt', name) for name in os.listdir(splits)]
     classes = sorted({match[1] for match in names if match})       # of all splits: a class keeps its number
-    if not classes: raise DatasetError(f'{splits}: no file named class_test_split{split}.txt')
-    parts = [read_hmdb51(splits / f'{name}_test_split{split}.txt', name, label, videos) for label, name in enumerate(classes)]
-    listed = [entry for part in parts for entry in part['1' if subset == 'train' else '2']]
-    if not listed: raise DatasetError(f'{splits}: split {split} lists no video for {subset}')
+    files = [splits / f'{name}_test_split{split}.txt' for name in classes]
+    pairs = [pair for label, path in enumerate(files) for pair in read_hmdb51(path, classes[label], label, videos)]
+    listed = [entry for number, entry in pairs if number == (1 if subset == 'train' else 2)]
+    if not listed: raise DatasetError(f'{splits}: no file class_test_split{split}.txt lists a video for {subset}')
     found = below(root, videos, missing)
     there, absent = compare(found, listed)
-    stray = unlisted(found, (entry.path for part in parts for entries in part.values() for entry in entries), f'is in no file of split {split}')
+    stray = unlisted(found, [entry for _, entry in pairs], f'is in no file of split {split}')
     return Listing(tuple(classes), there, missing + absent + stray)
 
-# %% ../nbs/03_datasets.ipynb #59271531
-KINETICS_PARTS = {'train': ('train_split', 'train'), 'test': ('val_split', 'val', 'validate', 'validation')}
-KINETICS_TABLES = {'train': ('train',), 'test': ('val', 'validate', 'validation')}
+# %% ../nbs/03_datasets.ipynb #6a47d726
+KINETICS_PARTS = {subset: [f'{top}{name}' for top in ('videos/', '') for name in names] for subset, names in {
+    'train': ('train_split', 'train'), 'test': ('val_split', 'val', 'validate', 'validation')}.items()}
+KINETICS_TABLES = {subset: [f'{top}{prefix}{name}.csv' for top in ('', 'annotations/', 'kinetics400/') for name in names
+                            for prefix in ('', 'kinetics_', 'kinetics400_', 'kinetics-400_')] for subset, names in {
+    'train': ('train',), 'test': ('val', 'validate', 'validation')}.items()}
 
-def kinetics_part(root, subset):
-    "The first folder of a part that is there, relative to `root`, or None"
-    names = [f'{top}{name}' for top in ('videos/', '') for name in KINETICS_PARTS[subset]]
-    return next((name for name in names if os.path.isdir(os.path.join(root, name))), None)
+def first_there(root, names):
+    "The first of `names` that is there in `root`, or None"
+    return next((name for name in names if os.path.exists(os.path.join(root, name))), None)
 
-def kinetics_table(root, subset):
-    "The first table of a part that is there, relative to `root`, or None"
-    names = [f'{top}{prefix}{name}.csv' for top in ('', 'annotations/', 'kinetics400/') for name in KINETICS_TABLES[subset]
-             for prefix in ('', 'kinetics_', 'kinetics400_', 'kinetics-400_')]
-    return next((name for name in names if os.path.isfile(os.path.join(root, name))), None)
-
-# %% ../nbs/03_datasets.ipynb #13ba0e39
+# %% ../nbs/03_datasets.ipynb #ecb8fe4f
 def read_table(path):
     "`{file name without suffix: class}` of a table of Kinetics: columns label, youtube_id, time_start, time_end"
-    table, rows = {}, csv.DictReader(read_text(path).splitlines(), strict=True)
+    table, rows = {}, csv.DictReader(read_text(path).split('\n'), strict=True)
     try:
+        for name in ('label', 'youtube_id', 'time_start', 'time_end'):
+            if name not in (rows.fieldnames or ()): raise ValueError(f'there is no column {name!r}')
         for row in rows:
             start, end = int(row['time_start']), int(row['time_end'])
             if not row['label'] or not row['youtube_id']: raise ValueError('no label or no youtube_id')
             table[f"{row['youtube_id']}_{start:06d}_{end:06d}"] = row['label']
-    except KeyError as error: raise DatasetError(f'{path}: has no column {error}; the columns are label,youtube_id,time_start,time_end') from None
     except (csv.Error, TypeError, ValueError) as error: raise DatasetError(f'{path}: line {rows.line_num}: {error}') from None
     if not table: raise DatasetError(f'{path}: lists no video')
     return table
 
-# %% ../nbs/03_datasets.ipynb #f808499e
+# %% ../nbs/03_datasets.ipynb #8ac9f453
 def list_kinetics400(root, split, subset):
     "Kinetics-400: by its tables where they are, else by folders, `videos/{train_split,val_split}/class/name.mp4`; validation is the test"
-    part, missing = kinetics_part(root, subset), []
-    if not part: raise DatasetError(f'{root}: no folder videos/{KINETICS_PARTS[subset][0]} or {KINETICS_PARTS[subset][1]} (the videos)')
+    part, missing = existing(root, KINETICS_PARTS[subset], 'the videos'), []
     found = below(root, part, missing)
     if not found: raise DatasetError(f'{root}/{part}: no video files')
-    tables = {name: read_table(Path(root, path)) for name in KINETICS_PARTS if (path := kinetics_table(root, name))}
+    tables = {name: path for name, names in KINETICS_TABLES.items() if (path := first_there(root, names))}
     if not tables: return by_folder(root, part, found, missing)
-    if subset not in tables: raise DatasetError(f'{root}: a table of the other part lies here, but no {KINETICS_TABLES[subset][0]}.csv')
-    classes = sorted({label for table in tables.values() for label in table.values()})
+    if subset not in tables: raise DatasetError(f'{root}: {", ".join(tables.values())} lies here, but no {KINETICS_TABLES[subset][0]}')
+    labels = {name: read_table(Path(root, path)) for name, path in tables.items()}
+    classes = sorted({label for table in labels.values() for label in table.values()})
     numbers, files = {name: index for index, name in enumerate(classes)}, {Path(path).stem: path for path in found}
-    there = [Listed(files[name], numbers[label]) for name, label in tables[subset].items() if name in files]
-    absent = [(f'{name}.mp4', 'no such file') for name in tables[subset] if name not in files]
-    return Listing(tuple(classes), there, missing + absent + unlisted(found, (entry.path for entry in there), f'is not in {kinetics_table(root, subset)}'))
+    there = [Listed(files[name], numbers[label]) for name, label in labels[subset].items() if name in files]
+    missing += [(f'{name}.mp4', 'no such file') for name in labels[subset] if name not in files]
+    return Listing(tuple(classes), there, missing + unlisted(found, there, f'is not in {tables[subset]}'))
 
 def by_folder(root, part, found, missing):
     "A part of Kinetics-400 without a table"
-    parts = filter(None, (kinetics_part(root, name) for name in KINETICS_PARTS))
+    parts = filter(None, (first_there(root, names) for names in KINETICS_PARTS.values()))
     classes = sorted({entry.name for name in parts for entry in os.scandir(os.path.join(root, name)) if is_folder(entry)})
-    numbers = {name: index for index, name in enumerate(classes)}
-    names = [os.path.relpath(path, part).split(os.sep) for path in found]
+    numbers, names = {name: index for index, name in enumerate(classes)}, [path[len(part) + 1:].split(os.sep) for path in found]
     missing += [(path, f'lies in no class, as {part}/class/name.mp4') for path, name in zip(found, names) if len(name) == 1]
     return Listing(tuple(classes), [Listed(path, numbers[name[0]]) for path, name in zip(found, names) if len(name) > 1], missing)
 
@@ -328,19 +315,20 @@ def read_names(path):
 def list_oops(root, split, subset, suffix=''):
     "Oops!: annotations/{train,val}.txt, names without `.mp4`, and the moments in which the action goes wrong; validation is the test"
     top, part, missing = 'oops_dataset' if Path(root, 'oops_dataset').is_dir() else '', 'train' if subset == 'train' else 'val', []
-    videos = existing(root, [os.path.join(top, 'oops_video', part)], 'the videos')
+    videos = existing(root, [os.path.join(top, 'oops_video', part)], f'the videos, as oops_dataset/oops_video/{part}/name.mp4')
     notes = Path(root, existing(root, [os.path.join(top, 'annotations')], 'the lists and transition_times.json'))
-    names, times = read_names(notes / f'{part}{suffix}.txt'), read_transitions(notes / 'transition_times.json')
-    if not names: raise DatasetError(f'{notes}/{part}{suffix}.txt: lists no video')
-    every = {unicodedata.normalize('NFC', name): name for part in ('train', 'val') for name in read_names(notes / f'{part}.txt')}
-    listed = [Listed(inside(videos, f'{name}.mp4'), transitions=times.get(unicodedata.normalize('NFC', name), ())) for name in names]
+    times, names = read_transitions(notes / 'transition_times.json'), {}
+    for name in ('train', 'val', f'{part}{suffix}'): names[name] = read_names(notes / f'{name}.txt')
+    if not names[part + suffix]: raise DatasetError(f'{notes}/{part}{suffix}.txt: lists no video')
+    def listed(name): return Listed(inside(videos, f'{name}.mp4', notes), -1, '', times.get(unicodedata.normalize('NFC', name), ()))
     found = below(root, videos, missing)
-    there, absent = compare(found, listed)
-    stray = unlisted(found, (inside(videos, f'{name}.mp4') for name in every.values()), f'is not in {part}.txt')
-    return Listing((), there, missing + absent + stray + [(name, 'has times, and is in no list') for name in times if name not in every])
+    there, absent = compare(found, [listed(name) for name in names[part + suffix]])
+    every = {unicodedata.normalize('NFC', name) for name in names['train'] + names['val']}
+    missing += [(name, 'has times, and is in no list') for name in times if name not in every]
+    return Listing((), there, missing + absent + unlisted(found, [listed(name) for name in names[part]], f'is not in {part}.txt'))
 
 def list_oops_filtered(root, split, subset):
-    "Oops! as the paper uses it: the videos that passed its quality control, annotations/{train,val}_filtered.txt"
+    "Oops! as its own paper uses it: the videos that passed the quality control, annotations/{train,val}_filtered.txt"
     return list_oops(root, split, subset, '_filtered')
 
 # %% ../nbs/03_datasets.ipynb #17938826
@@ -377,20 +365,34 @@ def list_dataset(name,                                # one of `DATASETS`
     once, missing = {}, list(missing)
     for entry in listed:
         if once.setdefault(entry.path, entry) is not entry: missing.append((entry.path, 'is listed twice'))
-    if not once: raise DatasetError(f'{root}: none of the listed videos is there (the first, {missing[0][0]}: {missing[0][1]})')
+    if not once:
+        name, reason = (*missing, ('its files', 'name none'))[0]
+        raise DatasetError(f'{root}: none of the listed videos is there (the first, {name}: {reason})')
     return Listing(classes, tuple(once.values()), tuple(missing))
 
-# %% ../nbs/03_datasets.ipynb #aa6533ff
+# %% ../nbs/03_datasets.ipynb #89d61c06
 ANNOTATIONS = {
     'ucf101': [f'{folder}/{name}' for folder in UCF101_SPLITS for name in ('classInd.txt', 'trainlist0?.txt', 'testlist0?.txt')],
     'hmdb51': [f'{folder}/*_test_split?.txt' for folder in HMDB51_SPLITS],
-    'kinetics400': ['*.csv', 'annotations/*.csv', 'kinetics400/*.csv'],
-    'oops': ['oops_dataset/annotations/*.*', 'annotations/*.*']}
+    'kinetics400': sum(KINETICS_TABLES.values(), []),
+    'oops': [f'{folder}annotations/{name}' for folder in ('oops_dataset/', '') for name in ('*.txt', '*.json')]}
 
 def annotation_files(name, root):
     "Paths, relative to `root`, of the files that name the videos of a dataset: a copy of it needs them in the same places"
     patterns = ANNOTATIONS.get(name.removesuffix('-filtered'), [])
-    return sorted(path for pattern in patterns for path in glob.glob(pattern, root_dir=root) if os.path.isfile(os.path.join(root, path)))
+    return sorted(path for pattern in patterns for path in glob.glob(pattern, root_dir=root))
+
+# %% ../nbs/03_datasets.ipynb #0cbffc35
+import fcntl
+import io
+import selectors
+import signal
+import subprocess
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
 
 # %% ../nbs/03_datasets.ipynb #a7faf165
 def cache_folder():
@@ -402,22 +404,28 @@ def stamp(path):
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
 
-# %% ../nbs/03_datasets.ipynb #bd1387f6
+# %% ../nbs/03_datasets.ipynb #5cf9c634
 def describe(path):
-    "What there is to know of a file: `{'stamp', 'info'}`, `{'stamp', 'reason'}` if it is no video, `{'reason'}` if it cannot be looked at"
+    "The entry of a file: `{'stamp', 'info'}`, `{'stamp', 'reason'}` if it is no video, `{'reason'}` if it cannot be looked at"
     try: entry = {'stamp': stamp(path)}
     except FileNotFoundError: return {'reason': 'no such file'}
     except OSError as error: return {'reason': error.strerror}
-    try: return entry | {'info': asdict(probe(path))}
+    try: return entry | {'info': vars(probe(path))}
     except VideoError as error: return entry | {'reason': error.reason}
+    except MemoryError: return entry | {'reason': 'asks for more memory than there is'}
     except OSError as error: return {'reason': error.strerror or str(error)}
+    except Exception as error: return entry | {'reason': f'breaks the decoder ({type(error).__name__}: {printable(error)})'}
+
+def tuples(value):
+    "Lists to tuples, at any depth: JSON knows only lists"
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 def info_from(values):
-    "The `VideoInfo` of an entry, which JSON may have turned into lists"
-    return VideoInfo(**values | {'seek_points': tuple(map(tuple, values['seek_points']))})
+    "The `VideoInfo` of an entry"
+    return VideoInfo(**{name: tuples(value) for name, value in values.items()})
 
 # %% ../nbs/03_datasets.ipynb #4632a761
-INDEX_VERSION = 1                                     # to be raised when `probe` comes to another verdict on the same file
+INDEX_VERSION = 2                                     # to be raised when `probe` comes to another verdict on the same file
 
 class Index:
     "What is known of the files below `root`, kept in `cache_folder()`; where that cannot be written, it is forgotten at the end"
@@ -425,80 +433,250 @@ class Index:
         self.root = Path(root).resolve()
         key = os.fsencode(self.root) + repr((INDEX_VERSION, [field.name for field in fields(VideoInfo)])).encode()
         self.file = cache_folder() / 'index' / f'{hashlib.sha256(key).hexdigest()[:16]}.jsonl'
-        self.entries, self.writable = {}, True
-        try: lines = self.file.read_bytes().splitlines()
-        except OSError: lines = []                                 # there is none yet
-        for line in lines:
-            try: self.entries.update([json.loads(line)])
-            except (ValueError, TypeError): continue               # an empty line, or one cut short by a kill
+        self.lines, self.writable = {}, True                       # {path: entry}, both as JSON in bytes, between which a line has a tab
+        try:
+            with open(self.file, 'rb') as lines: self.lines.update(line.rstrip(b'\n').split(b'\t', 1) for line in lines if b'\t' in line)
+        except OSError: pass                                       # there is none yet
 
-    def fresh(self, path):
-        "Whether `path` is known and unchanged"
-        try: return self.entries.get(path, {}).get('stamp') == stamp(self.root / path)
+    def get(self, path):
+        "The entry of `path`; None where there is none, or one cut short by a kill"
+        try: entry = json.loads(self.lines.get(json.dumps(path).encode(), b''))
+        except ValueError: return None
+        return entry if isinstance(entry, dict) and ('info' in entry or 'reason' in entry) else None
+
+    def fresh(self, path, time_limit=0):
+        "Whether `path` is known and unchanged, and did not exceed a limit smaller than `time_limit`"
+        entry = self.get(path)
+        try: return bool(entry) and entry.get('stamp') == stamp(os.path.join(self.root, path)) and entry.get('limit', time_limit) >= time_limit
         except OSError: return False
 
     def add(self, path, entry):
-        "Note what `describe` said of `path`, in one write"
-        self.entries[path] = entry
+        "Note the entry of `path`, in one write"
+        name, text = json.dumps(path).encode(), json.dumps(entry).encode()
+        self.lines[name] = text
         if not self.writable or 'stamp' not in entry: return
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.file, 'ab', buffering=0) as out: out.write(f'\n{json.dumps([path, entry])}'.encode())
+            with open(self.file, 'ab', buffering=0) as out: out.write(b'\n' + name + b'\t' + text)
         except OSError as error:
             self.writable = False
             logger.warning('the index is not kept: %s', printable(error))
 
-# %% ../nbs/03_datasets.ipynb #76802bd2
-def described(paths, num_workers):
-    "`describe` of each path, in order; by worker processes where that pays"
-    if not num_workers or len(paths) < 64: yield from map(describe, paths)
-    else:
-        with ProcessPoolExecutor(num_workers) as pool:
-            try: yield from pool.map(describe, paths, chunksize=8)
-            except BrokenProcessPool:
-                raise DatasetError('a process that opened videos was killed, perhaps for want of memory; start again to go on') from None
+# %% ../nbs/03_datasets.ipynb #73e7d563
+WORKER_MEMORY = 4 << 30                               # bytes; sixteen pictures of MAX_PIXELS take less than half of it
 
-def examine(root, paths, num_workers=0, progress=True):
-    "`{path: what describe says}` for `paths` below `root`: from the index where the file is unchanged, else by opening it"
-    index = Index(root)
-    unknown = [path for path in dict.fromkeys(paths) if not index.fresh(path)]
-    found = described([os.path.join(root, path) for path in unknown], num_workers)
-    quiet = not (progress and unknown)
-    bar = tqdm(zip(unknown, found), 'opening videos', len(unknown), disable=quiet, ascii=True, mininterval=1, file=sys.stderr)
-    for path, entry in bar: index.add(path, entry)
-    return {path: index.entries[path] for path in paths}
+def seconds_for(path, time_limit):
+    "How long opening a file may take: `time_limit`, and ten seconds for each megabyte"
+    try: return time_limit + os.path.getsize(path) / 1e5
+    except OSError: return time_limit
+
+def worker_main(time_limit, module='memdpc.datasets', function='describe', *more):
+    "What a worker process does: lists of paths in on standard input, `function(path, *more)` for each out, as lines of JSON; at first it says `null`"
+    import resource                                                # not everywhere, and only needed here
+    for kind, most in (resource.RLIMIT_AS, WORKER_MEMORY), (resource.RLIMIT_CORE, 0):
+        try: resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
+        except (ValueError, OSError): pass                         # a tighter limit is set already, or the system knows none
+    work, answers = getattr(import_module(module), function), os.fdopen(os.dup(1), 'w')
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    print('null', file=answers, flush=True)
+    for line in sys.stdin.buffer:
+        for path in json.loads(line):
+            signal.setitimer(signal.ITIMER_REAL, seconds_for(path, time_limit))
+            entry = work(path, *more)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            print(json.dumps(entry), file=answers, flush=True)
+
+# %% ../nbs/03_datasets.ipynb #1d0ea899
+class Worker:
+    "A worker process, and the paths for which it still has to answer"
+    def __init__(self, time_limit, *work):
+        code = f'import sys; sys.path[:] = {sys.path!r}; from memdpc.datasets import worker_main; worker_main(*{(time_limit, *work)!r})'
+        alone = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
+        self.process = subprocess.Popen([sys.executable, '-c', code], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, start_new_session=True, env=os.environ | alone)
+        self.paths, self.rest = deque(), b''
+
+    def give(self, paths):
+        "Paths to a worker that has none; it reads them all before it begins"
+        self.paths.extend(paths)
+        try: self.process.stdin.write(json.dumps(paths).encode() + b'\n')
+        except BrokenPipeError: pass                               # it is gone: `answers` will tell
+
+    def answers(self):
+        "What it has answered by now, as [(path, entry)], and whether it ended"
+        data = os.read(self.process.stdout.fileno(), 1 << 20)
+        *lines, self.rest = (self.rest + data).split(b'\n')
+        return [(self.paths.popleft(), entry) for entry in map(json.loads, lines) if entry], not data
+
+    def end(self, ended=False):
+        "Stop it, wherever it is, unless it has `ended`; its exit status"
+        if not ended: self.process.kill()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        return self.process.wait()
+
+# %% ../nbs/03_datasets.ipynb #7407bb1b
+FAULTS = {getattr(signal, name, None) for name in ('SIGSEGV', 'SIGBUS', 'SIGABRT', 'SIGFPE', 'SIGILL', 'SIGTRAP', 'SIGSYS')}
+
+def epitaph(path, status, time_limit):
+    "The entry of a file at which a worker process ended with an exit status; raises `DatasetError` where the file is not to blame"
+    if -status in FAULTS: reason = f'crashes the decoder ({signal.Signals(-status).name})'
+    elif status == -signal.SIGALRM: reason = f'takes longer than {seconds_for(path, time_limit):.0f} seconds'
+    elif status >= 0: reason = f'ends the process that opens it (exit status {status})'
+    else:
+        raise DatasetError(f'{path}: the process that opened it was killed ({signal.Signals(-status).name}), perhaps for want of memory; '
+                           'what was found is kept: start again to go on, with fewer workers')
+    try: return {'stamp': stamp(path), 'reason': reason} | ({'limit': time_limit} if status == -signal.SIGALRM else {})
+    except OSError as error: return {'reason': error.strerror}
+
+# %% ../nbs/03_datasets.ipynb #985bdab0
+CHUNK = 16                                            # paths that a worker gets at a time, at most; towards the end ever fewer
+
+def described(paths, num_workers, time_limit, *work): # module, function and arguments after the path, if it is not `describe`
+    "`(path, entry)` of each path, in the order in which they are done, by worker processes"
+    waiting, alive = list(reversed(paths)), selectors.DefaultSelector()
+    def start():
+        worker = Worker(time_limit, *work)
+        alive.register(worker.process.stdout, selectors.EVENT_READ, worker)
+    try:
+        for _ in range(min(num_workers, len(paths))): start()
+        while alive.get_map():
+            for key, _ in alive.select():
+                worker = key.data
+                answers, ended = worker.answers()
+                yield from answers
+                if ended or not (worker.paths or waiting):
+                    alive.unregister(key.fileobj)
+                    status = worker.end(ended)
+                    if worker.paths: yield (path := worker.paths.popleft()), epitaph(path, status, time_limit)
+                    elif ended: raise DatasetError(f'a worker process cannot start, or was killed (exit status {status})')
+                    waiting += reversed(worker.paths)
+                    if waiting: start()
+                elif not worker.paths: worker.give([waiting.pop() for _ in range(min(CHUNK, len(waiting) // (4 * num_workers) + 1))])
+    finally:
+        for key in list(alive.get_map().values()): key.data.end()
+
+# %% ../nbs/03_datasets.ipynb #069e578a
+@contextmanager
+def in_turn(file):
+    "While this lasts, other processes that come here with the same `file` wait; the system ends it with the process, however that ends"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(file.with_suffix('.lock'), 'w')
+    except OSError: lock = nullcontext()                           # nothing can be written here
+    with lock:
+        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info('another process is opening these videos: waiting for what it finds')
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except (OSError, TypeError): pass                          # no locks here
+        yield
+
+# %% ../nbs/03_datasets.ipynb #0a6a9144
+TIME_LIMIT = 60.0                                     # seconds that opening a file may take, and ten more for each megabyte
+
+def examine(root, paths, num_workers=0, progress=True, time_limit=TIME_LIMIT):
+    """The `Index` of `root`, in which each of `paths` has an entry: from an earlier time if the file is unchanged, else by opening it.
+
+    Files are opened by `num_workers` guarded processes; with 0 by this process, which then has no guard against files that crash a decoder
+    or take for ever. A file that took too long is tried again when it changes, or when the limit is larger.
+    """
+    index, paths = Index(root), dict.fromkeys(paths)
+    if all(index.fresh(path, time_limit) for path in paths): return index
+    with in_turn(index.file):
+        index = Index(root)                                        # another process may have added to it
+        unknown = [os.path.join(index.root, path) for path in paths if not index.fresh(path, time_limit)]
+        found = described(unknown, num_workers, time_limit) if num_workers else ((path, describe(path)) for path in unknown)
+        quiet, skip = not (progress and unknown), len(os.path.join(index.root, ''))
+        for path, entry in tqdm(found, 'opening videos', len(unknown), disable=quiet, ascii=True, mininterval=1, file=sys.stderr):
+            index.add(path[skip:], entry)
+    return index
+
+# %% ../nbs/03_datasets.ipynb #9aa5af54
+class Packed(Sequence):
+    "Videos in one string of bytes: a sequence of `Video`s that takes little memory, and that many processes can share"
+    def __init__(self, videos=()):
+        text, ends = io.BytesIO(), array('q', [0])
+        for video in videos:
+            text.write(json.dumps([*vars(video).values()], default=lambda info: [*vars(info).values()]).encode())
+            ends.append(text.tell())
+        self.text, self.ends = text.getvalue(), np.array(ends)     # bytes, int64 [videos + 1]
+
+    def __len__(self): return len(self.ends) - 1
+
+    def __getitem__(self, index):
+        if isinstance(index, slice): return Packed(self[i] for i in range(*index.indices(len(self))))
+        index = range(len(self))[index]                            # counts from the end, raises IndexError
+        path, label, group, info, transitions = tuples(json.loads(self.text[self.ends[index]:self.ends[index + 1]]))
+        return Video(path, label, group, info and VideoInfo(*info), transitions)
+
+    def __eq__(self, other): return isinstance(other, Packed) and self.text == other.text
+
+    def __hash__(self): return hash(self.text)
+
+    def __repr__(self): return f'<{len(self)} videos>'
+
+# %% ../nbs/03_datasets.ipynb #2f72828e
+@dataclass(frozen=True)
+class VideoList:
+    "The videos of one dataset, in the order in which its files list them, and those left out"
+    name: str
+    root: Path
+    classes: tuple[str, ...]                          # () where there are no labels
+    videos: Packed
+    skipped: tuple[tuple[str, str], ...] = ()         # (path, reason)
+
+    def __len__(self): return len(self.videos)
+
+    def path(self, index): return self.root / self.videos[index].path
+
+    def only(self, keep):
+        "The list of those videos for which `keep(video)` is true"
+        return replace(self, videos=Packed(filter(keep, self.videos)))
+
+# %% ../nbs/03_datasets.ipynb #cb8a987f
+def by_reason(pairs):
+    "`{reason: [paths]}` of pairs (path, reason), the most frequent reason first"
+    found = {}
+    for path, reason in pairs: found.setdefault(reason, []).append(path)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+def summary(pairs, most=8):
+    "What was left out, in one line: `2 no such file (a.mp4, ...), 1 is empty (b.mp4)`"
+    groups = by_reason(pairs)
+    parts = [f'{len(paths)} {reason} ({paths[0]}{", ..." if len(paths) > 1 else ""})' for reason, paths in list(groups.items())[:most]]
+    return printable(', '.join(parts) + (f', and {len(groups) - most} more reasons' if len(groups) > most else ''))
 
 # %% ../nbs/03_datasets.ipynb #45762a7e
 def load_dataset(name,                                # one of `DATASETS`
                  root,                                # its folder
                  split=1,                             # which of the dataset's splits
                  subset='train',                      # or 'test'
-                 num_workers=0,                       # processes that open files not known yet; 0: this one
+                 num_workers=0,                       # processes that open files not known yet; 0: this one, unguarded
                  progress=True):                      # a bar on standard error
     """The `VideoList` of a dataset: listed from its own files, every video opened once; what cannot be read stands in `skipped`.
 
-    Raises `DatasetError` where the layout is not the dataset's, a list is wrong, or none of the videos can be read.
+    Raises `DatasetError` where the layout is not the dataset's, a list is wrong, none of the videos can be read, or a worker was killed.
     """
     classes, listed, missing = list_dataset(name, root, split, subset)
-    root, videos, skipped = Path(root), [], list(missing)
-    entries = examine(root, [entry.path for entry in listed], num_workers, progress)
-    for entry in listed:
-        said = entries[entry.path]
-        if 'reason' in said: skipped.append((entry.path, said['reason']))
-        else: videos.append(Video(entry.path, entry.label, entry.group, info_from(said['info']), entry.transitions))
-    if not videos: raise DatasetError(f'{root}: none of the {len(listed)} videos can be read (the first, {skipped[0][0]}: {skipped[0][1]})')
-    if skipped:
-        facts = root, len(skipped), len(videos) + len(skipped), *skipped[0]
-        logger.warning('%s: %s of %s videos are left out (the first, %s: %s)', *map(printable, facts))
-    return VideoList(name, root, classes, tuple(videos), tuple(skipped))
+    index, skipped = examine(root, [entry.path for entry in listed], num_workers, progress), list(missing)
+    def readable():
+        for entry in listed:
+            said = index.get(entry.path)
+            if 'reason' in said: skipped.append((entry.path, said['reason']))
+            else: yield Video(entry.path, entry.label, entry.group, info_from(said['info']), entry.transitions)
+    videos = Packed(readable())
+    if not len(videos): raise DatasetError(f'{root}: none of the {len(listed)} videos can be read: {summary(skipped)}')
+    if skipped: logger.warning('%s: %d of %d videos are left out: %s', printable(root), len(skipped), len(videos) + len(skipped), summary(skipped))
+    return VideoList(name, Path(root), classes, videos, tuple(skipped))
 
 # %% ../nbs/03_datasets.ipynb #e3180e71
 def hold_out(videos, fraction, seed=0):
     "A `VideoList` in two, `(kept, held out)`: about `fraction` of its groups is held out, of its videos where there are none; at least one"
-    keys = [video.group or video.path for video in videos.videos]
-    names = sorted(set(keys))
+    def key(video): return video.group or video.path
+    names = sorted({key(video) for video in videos.videos})
     chosen = max(1, round(fraction * len(names))) if fraction else 0
     if chosen >= len(names): raise DatasetError(f'{videos.root}: cannot hold out {fraction:g} of {len(names)} groups')
     out = set(np.random.default_rng([seed, 1]).permutation(names)[:chosen])
-    parts = ([video for video, key in zip(videos.videos, keys) if (key in out) == held] for held in (False, True))
-    return tuple(replace(videos, videos=tuple(part)) for part in parts)
+    return videos.only(lambda video: key(video) not in out), videos.only(lambda video: key(video) in out)

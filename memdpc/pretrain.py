@@ -14,7 +14,7 @@ import sys
 import torch
 
 from .augment import Augment, prepare
-from .clips import Clips, Even, Random, is_short
+from .clips import Clips, Even, Random, is_short, span
 from .config import PretrainConfig
 from .datasets import hold_out, load_dataset
 from .model import MemDPC
@@ -93,7 +93,7 @@ def report(videos, clips, model):
     "Say what will be trained on what, and which videos are left out or padded."
     short = [video.path for video in videos.videos if is_short(clips, video.info)]
     logger.info('%d videos to train on (%d shorter than a clip of %g %s: their last frame is repeated), %d left out; %d parameters', len(videos),
-                len(short), clips.span, 'seconds' if clips.time_stride else 'frames', len(videos.skipped), sum(p.numel() for p in model.parameters()))
+                len(short), span(clips), 'seconds' if clips.time_stride else 'frames', len(videos.skipped), sum(p.numel() for p in model.parameters()))
     for path in short[:20]: logger.info('padded: %s', path)
     if len(short) > 20: logger.info('padded: %d more; memdpc scan lists all', len(short) - 20)
     for path, reason in videos.skipped[:100]: logger.info('left out: %s: %s', path, reason)

@@ -109,6 +109,7 @@ def open_video(path):
         raise VideoError(path, f'is no video that FFmpeg can open ({getattr(error, "strerror", None) or error})') from None
     with container:
         try: yield container, video_stream(container, path)
+        except MemoryError: raise VideoError(path, 'asks for more memory than there is') from None
         except av.FFmpegError as error: raise VideoError(path, f'FFmpeg gives up on it ({error.strerror})') from None
 
 # %% ../nbs/01_video.ipynb #30f45a75
@@ -118,16 +119,18 @@ def decoded_frames(container, stream,
     packets, complaints = container.demux(stream), [] if complaints is None else complaints
     while True:
         try: packet = next(packets, None)
+        except MemoryError: raise                     # of FFmpeg's too: the file is not to blame for what would then be missing
         except (av.FFmpegError, IndexError) as error:                     # the file breaks off; IndexError: a stream appears in its midst
             packet = None
             complaints.append(error)
         try: frames = stream.decode(packet)           # None: what the decoder still holds
         except av.EOFError: frames = []               # nothing
+        except MemoryError: raise
         except av.FFmpegError as error:
             frames = []
             complaints.append(error)
         for frame in frames:
-            if frame.is_corrupt: complaints.append(frame)
+            if frame.is_corrupt: complaints.append('a damaged picture')       # not the frame: a long film would fill the memory
             yield frame
         if packet is None: return
 

@@ -2,7 +2,7 @@
 import json
 import logging
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memdpc import clips as clips_module
-from memdpc.clips import Clips, Even, Every, Random, clip_places, frames_at, is_short, last_place, read_clip, room
-from memdpc.config import PretrainConfig, ScanConfig
+from memdpc.clips import Clips, Even, Every, Random, clip_places, frames_at, is_short, last_place, read_clip, room, span
+from memdpc.config import PretrainConfig, ScanConfig, config_differences
 from memdpc.datasets import DatasetError, load_dataset
 from memdpc.video import VideoInfo, centre_crop, frame_times, probe, read_frames, write_video
 
@@ -97,8 +97,8 @@ SAMPLERS = st.sampled_from([Random(), Even(1), Even(2), Even(7), Every(), Every(
 
 # ---- both axes: within the video, padded by the stated rule
 
-@given(frames=st.integers(1, 400), blocks=st.integers(1, 9), length=st.integers(1, 6), stride=st.integers(1, 9), fps=st.sampled_from([0, 10, 24, 29.97, 60]),
-       time_stride=st.sampled_from([None, .01, .04, .1, .2, 1.0]), starts=SAMPLERS, seed=st.integers(0, 2**31), uneven=st.booleans())
+@given(frames=st.integers(1, 400), blocks=st.integers(1, 9), length=st.integers(1, 6), stride=st.integers(1, 9),
+       fps=st.sampled_from([0, 10, 24, 29.97, 60]), time_stride=st.sampled_from([None, .01, .04, .1, .2, 1.0]), starts=SAMPLERS, seed=st.integers(0, 2**31), uneven=st.booleans())
 def test_clips_stay_within_their_video(frames, blocks, length, stride, fps, time_stride, starts, seed, uneven):
     """Whole clips lie within the video; a video is short exactly where a clip begins at its beginning and has a block that is not valid."""
     times = ((0, 0.0), (frames - 1, (frames - 1) / 50)) if uneven and frames > 1 else ()
@@ -127,7 +127,7 @@ def test_shortness_has_one_rule_for_clips_and_configs():
     for stride, fps in (.1, 30), (.12, 25), (.05, 60), (3003 / 30000, 30000 / 1001):
         sizes = ScanConfig(time_stride=stride)
         assert [is_short(sizes, info(n, fps)) for n in (116, 117, 118, 119)] == [True, True, False, False]
-    assert Clips(Listed([])).span == 118 and Clips(Listed([]), time_stride=.1).span == pytest.approx(3.9)
+    assert span(Clips(Listed([]))) == 118 and span(Clips(Listed([]), time_stride=.1)) == pytest.approx(3.9)
 
 
 # ---- starts
@@ -173,7 +173,8 @@ def test_moving_window_over_a_mishap(fps):
     assert starts_of(clips, 0) == [.25 * i for i in range(25)]                   # the last: 6.0 s, its last frame at 9.8 s
     places = clip_places(clips, 6.0).reshape(4, 5)                               # [N, T]
     assert np.allclose(places, 6 + np.arange(4)[:, None] + .2 * np.arange(5))
-    assert abs(frame_times(clips.videos.videos[0].info)[frames_at(clips, clips.videos.videos[0].info, places)] - places).max() <= .5001 / fps
+    entry = clips.videos.videos[0].info
+    assert abs(frame_times(entry)[frames_at(clips, entry, places)] - places).max() <= .5001 / fps
     assert starts_of(clips, 1) == [0]
     valid = clip_places(clips, 0).reshape(4, 5)[:, -1] <= last_place(clips, clips.videos.videos[1].info)
     assert valid.tolist() == [True, True, False, False]                          # 2.5 s are two whole steps: the third is marked
@@ -203,14 +204,14 @@ LENGTHS = 1, 29, 117, 118, 119, 120, 121, 500
 
 
 def test_every_length_is_used(tmp_path, caplog):
-    """2026-11: videos of up to 120 frames were dropped by the released code, where 118 are needed. All are used, and the report names the padded."""
+    """2026-11: videos of up to 120 frames were dropped by the released code, where 118 are needed. Here all are used, and those padded are named."""
     from memdpc.pretrain import clips_from, report
     for frames in LENGTHS:
         video(tmp_path / "f" / f"{frames:03d}.avi", frames)
     videos = load(tmp_path / "f")
     config = PretrainConfig(network="tiny", img_size=16)
     for clips in clips_from(config, videos, training=False), Clips(videos, img_size=16), Clips(videos, img_size=16, starts=Every()):
-        assert len(clips) == 8 + 6 * (clips.starts == Every()) and clips.span == 118
+        assert len(clips) == 8 + 6 * (clips.starts == Every()) and span(clips) == 118
         for number, entry in enumerate(videos.videos):
             item, length = clips[int(clips.first[number])], entry.info.frames
             clip, start = item["clip"], item["start"]
@@ -388,7 +389,7 @@ def test_a_lost_video_of_many_windows_does_not_end_the_run(tmp_path, monkeypatch
 # ---- in the jobs
 
 def test_time_stride_goes_from_the_run_to_its_measurements(tmp_path):
-    """A run strides by time; its features do the same unless told otherwise, and a run made before there was such a field goes by frames."""
+    """A run strides by time; its features do the same unless told otherwise; an older run, without such a field, goes by frames."""
     from memdpc.config import FeaturesConfig
     from memdpc.features import strides
     run = tmp_path / "run"
@@ -399,14 +400,17 @@ def test_time_stride_goes_from_the_run_to_its_measurements(tmp_path):
         found = {name: tuple(strides(FeaturesConfig(checkpoint=str(run), **more)).values()) for name, more in asked.items()}
         assert found == {"as the run": wanted, "by frames": (2, None), "by time": (3, .1)}
     assert tuple(strides(FeaturesConfig(checkpoint="random")).values()) == (3, None)
+    old = asdict(PretrainConfig())
+    (run / "config.json").write_text(json.dumps({name: value for name, value in old.items() if name != "time_stride"}))
+    assert not config_differences(PretrainConfig(), run / "config.json")                 # so that an old run goes on
 
 
 def test_pretraining_by_time(tmp_path):
     """Two steps and a look at what is held out, on videos of four rates."""
     from memdpc.pretrain import pretrain
     write_rates(tmp_path / "f")
-    config = PretrainConfig(dataset="folder", root=str(tmp_path / "f"), out=str(tmp_path / "run"), network="tiny", img_size=32, num_blocks=4, block_len=2, pred_steps=1,
-                            mem_size=8, time_stride=.15, batch_size=1, epochs=1, max_steps=2, val_fraction=.25, num_workers=0, device="cpu")
+    config = PretrainConfig(dataset="folder", root=str(tmp_path / "f"), out=str(tmp_path / "run"), network="tiny", img_size=32,
+                            num_blocks=4, block_len=2, pred_steps=1, mem_size=8, time_stride=.15, batch_size=1, epochs=1, max_steps=2, val_fraction=.25, num_workers=0, device="cpu")
     assert pretrain(config)["steps"] == 2
     assert json.loads(Path(tmp_path / "run/config.json").read_text())["time_stride"] == .15
 

@@ -290,6 +290,17 @@ def test_planes_and_mirrors(made):
     assert (read_frames(path, [7], flip=True) == plain(path)[7:8, :, ::-1]).all()
 
 
+@pytest.mark.parametrize("width", [48, 64, 100, 130, 200, 212])
+def test_planes_of_the_videos_own_size_are_whole(tmp_path, width):
+    """2026-11: at some widths FFmpeg's quick way to planes leaves the last columns of a picture that is not scaled as they were in memory."""
+    y, x = np.mgrid[:96, :width]
+    smooth = (127 + 100 * np.sin(x / 19 + y / 23))[..., None] + np.array([0, 10, -10])
+    path = encode(tmp_path / "own.mp4", "libx264", {"crf": "4"}, frames=np.stack([smooth.clip(0, 255).astype(np.uint8)] * 3))
+    ours, theirs = read_frames(path, [1], size=(96, width))[0].astype(int), plain(path)[1]
+    assert abs(ours - theirs).max() < 12 and abs(ours - theirs).mean() < 3
+    assert (read_frames(path, [1], size=(90, width - 10), crop=(10, 6, width - 10, 90))[0].astype(int) - theirs[6:, 10:] < 12).all()
+
+
 def test_one_frame(tmp_path):
     path = encode(tmp_path / "one.mp4", "libx264", {}, frames=scene(1))
     assert probe(path).frames == 1 and not probe(path).seek_points
