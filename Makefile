@@ -62,7 +62,8 @@ test-fast: $(STAMP)
 	$(LIMIT) $(PY) -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup --durations 10
 
 test-slow: $(STAMP)  ## kills, processes, long property tests, real installs
-	$(LIMIT) $(PY) -m pytest -m slow -n $(WORKERS) --dist loadgroup --durations 10
+	$(LIMIT) $(PY) -m pytest -m "slow and not alone" -n $(WORKERS) --dist loadgroup --durations 10
+	$(LIMIT) $(PY) -m pytest -m alone
 
 # ---- notebooks
 

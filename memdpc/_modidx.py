@@ -166,7 +166,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/memdpc', 'doc_host': '', '
                                  'memdpc.datasets.annotation_files': ('datasets.html#annotation_files', 'memdpc/datasets.py'),
                                  'memdpc.datasets.below': ('datasets.html#below', 'memdpc/datasets.py'),
                                  'memdpc.datasets.by_folder': ('datasets.html#by_folder', 'memdpc/datasets.py'),
-                                 'memdpc.datasets.by_reason': ('datasets.html#by_reason', 'memdpc/datasets.py'),
                                  'memdpc.datasets.cache_folder': ('datasets.html#cache_folder', 'memdpc/datasets.py'),
                                  'memdpc.datasets.compare': ('datasets.html#compare', 'memdpc/datasets.py'),
                                  'memdpc.datasets.describe': ('datasets.html#describe', 'memdpc/datasets.py'),

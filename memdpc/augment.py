@@ -88,7 +88,6 @@ def prepare(clip,                                     # uint8 [B, N, 3, T, H, W]
     out = torch.empty(clip.shape, device=clip.device)
     some = 1 if clip.device.type == 'cpu' else B * N                        # blocks at a time
     for x, y, a, shift in zip(clip.flatten(0, 1).split(some), out.flatten(0, 1).split(some), A.split(some * T), b.split(some * T)):
-        frames = torch.baddbmm(shift, a, x.transpose(1, 2).flatten(0, 1).flatten(2).float())              # [some*T, 3, H*W]
-        for channel in range(3): frames[:, channel].clamp_(low[channel], high[channel])
-        y.copy_(frames.view(-1, T, 3, H, W).transpose(1, 2))
+        frames = torch.baddbmm(shift, a, x.float().transpose(1, 2).flatten(0, 1).flatten(2)).view(-1, T, 3, H, W)
+        for channel in range(3): torch.clamp(frames[:, :, channel], low[channel], high[channel], out=y[:, channel])
     return out

@@ -277,7 +277,9 @@ def pace(read, keys, batch_size=1, workers=0):
     return [{name: sum(row[name] for row in rows[1:]) if name in ('clips', 'busy') else rows[-1][name] - rows[0][name] for name in rows[0]}
             for rows in seen.values() if len(rows) > 1]
 
-def clips_per_second(processes, clock='wall'): return sum(process['clips'] / process[clock] for process in processes)
+def clips_per_second(processes, clock='wall'):
+    "Of all `processes` together, by their `clock`: 'wall' or 'cpu'"
+    return sum(process['clips'] / process[clock] for process in processes)
 
 # %% ../nbs/22_benchmark.ipynb #2114db38
 @contextmanager

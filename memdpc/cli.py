@@ -12,6 +12,7 @@ import sys
 from importlib import import_module
 
 from . import config as configs
+from .datasets import printable
 from .video import MemdpcError
 
 # %% ../nbs/40_cli.ipynb #71c8d3a7
@@ -57,10 +58,11 @@ def parse_command(argv):
     config = configs.parse(presets[preset], args, f'memdpc {name}')
     return getattr(import_module(f'memdpc.{module}'), function), config
 
-# %% ../nbs/40_cli.ipynb #9fc5ee17
+# %% ../nbs/40_cli.ipynb #2bda770d
 def fail(error):
     "One line on standard error, exit status 2."
-    print(f'memdpc: {" ".join(str(error).split())}', file=sys.stderr)
+    text = f'{error.filename}: {error.strerror}' if isinstance(error, OSError) and error.filename and error.strerror else str(error)
+    print(f'memdpc: {printable(" ".join(text.split()))}', file=sys.stderr)
     sys.exit(2)
 
 def show(result):

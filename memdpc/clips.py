@@ -16,9 +16,6 @@ import numpy as np
 from .datasets import DatasetError, VideoList
 from .video import VideoError, centre_crop, frame_times, nearest_frames, read_frames
 
-# %% ../nbs/07_clips.ipynb #b74a2c94
-logger = logging.getLogger(__name__)
-
 # %% ../nbs/07_clips.ipynb #ce1ceb35
 def stride(sizes):
     "From one frame of a clip to the next, in frames or in seconds; `sizes` are `Clips`, or a config that has their sizes"
@@ -59,7 +56,7 @@ class Random:
     "One clip of each video; its start is uniform, and another in every epoch"
     def counts(self, clips): return np.ones(len(clips.videos), int)
 
-    def start(self, clips, room, which, rng): return rng.uniform(0, room) if clips.time_stride else int(rng.integers(room + 1))
+    def start(self, clips, limit, which, rng): return rng.uniform(0, limit) if clips.time_stride else int(rng.integers(limit + 1))
 
 @dataclass(frozen=True)
 class Even:
@@ -68,9 +65,9 @@ class Even:
 
     def counts(self, clips): return np.full(len(clips.videos), self.count)
 
-    def start(self, clips, room, which, rng):
-        if clips.time_stride: return room * (which / (self.count - 1) if self.count > 1 else .5)
-        return round(room * which / (self.count - 1)) if self.count > 1 else room // 2
+    def start(self, clips, limit, which, rng):
+        if clips.time_stride: return limit * (which / (self.count - 1) if self.count > 1 else .5)
+        return round(limit * which / (self.count - 1)) if self.count > 1 else limit // 2
 
 # %% ../nbs/07_clips.ipynb #d6c69b2d
 @dataclass(frozen=True)
@@ -85,9 +82,10 @@ class Every:
         rooms = np.array([room(clips, video.info) for video in clips.videos.videos])
         return (np.maximum(rooms, 0) // self.apart(clips)).astype(int) + 1
 
-    def start(self, clips, room, which, rng): return which * self.apart(clips)
+    def start(self, clips, limit, which, rng): return which * self.apart(clips)
 
-    def apart(self, clips): return self.step or (span(clips) / 2 if clips.time_stride else span(clips) // 2) or stride(clips)
+    def apart(self, clips):                           # the step; where half the span is no frame, a stride
+        return self.step or (span(clips) / 2 if clips.time_stride else span(clips) // 2) or stride(clips)
 
 # %% ../nbs/07_clips.ipynb #5b355a8e
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class Clips:
     def __len__(self): return int(self.first[-1])
 
     @cached_property
-    def first(self):                                  # int [V + 1]: the index of each video's first clip; at last, how many there are
+    def first(self):                                  # int [V + 1]: the index of each video's first clip, and the number of clips
         return np.insert(np.cumsum(self.starts.counts(self)), 0, 0)
 
     def locate(self, index):
@@ -138,6 +136,8 @@ def read_clip(clips, epoch, index):
     return {'clip': to_blocks(frames, clips.num_blocks), 'valid': valid, 'start': start, 'label': video.label} | extra
 
 # %% ../nbs/07_clips.ipynb #aa1797a4
+logger = logging.getLogger(__name__)
+
 def clip_or_next(clips, epoch, index):
     "What `read_clip` gives, with `broken`: 0, or 1 if it is the first clip of a later video, those before being lost"
     (number, _), tries = clips.locate(index), min(len(clips.videos), 100)

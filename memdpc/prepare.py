@@ -254,8 +254,8 @@ def prepare(config):
     """
     videos, missing = dataset_videos(config.dataset, config.root)
     root, out = check_folders(config)
-    settings, broken = {name: getattr(config, name) for name in ('dataset', 'short_side', 'crf')} | {'x264': RECIPE}, dict(missing)
-    files = annotation_files(config.dataset, root)
+    settings = {name: getattr(config, name) for name in ('dataset', 'short_side', 'crf')} | {'x264': RECIPE}
+    broken, files = dict(missing), annotation_files(config.dataset, root)
     check_links(out, [*videos, *files])
     with workbench(out, settings) as bench:
         index, new = Index(out), [path for path in videos if not is_done(root / path, out / path)]

@@ -13,12 +13,13 @@ import sys
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
 from .clips import is_short, span
 from .config import ScanConfig
-from .datasets import DatasetError, Index, SPLITS, VIDEO_SUFFIXES, below, examine, info_from, list_dataset, printable
+from .datasets import DatasetError, Index, SPLITS, below, examine, info_from, list_dataset, printable
 from .video import write_whole
 
 # %% ../nbs/08_scan.ipynb #78879098
@@ -51,7 +52,7 @@ def rows_of(config, parts, index):
         for entry in listed: places.setdefault(entry.path, []).append((part, entry, classes[entry.label] if entry.label >= 0 else ''))
         for path, reason in missing: others.setdefault(path, {}).setdefault(reason, []).append(part)
     for path, named in places.items():
-        part, entry, class_name = named[0]
+        _, entry, class_name = named[0]
         row = row_of(config, path, index.get(path)) | {'label': entry.label, 'class': class_name, 'group': entry.group, 'splits': [part for part, *_ in named]}
         if 'is listed twice' in others.get(path, ()): row['reason'] = '; '.join(filter(None, [row.get('reason'), 'is listed twice']))
         yield row
@@ -109,16 +110,16 @@ def reason_lines(report, most=20):
 def kind_lines(report, most=6):
     "Lines of a report: what the readable videos are"
     if report.frames:
-        yield 'of those that are readable'
+        yield 'readable videos (value: how many have it)'
         unit = 'seconds' if report.config.time_stride else 'frames'
         low, middle, high = min(report.frames), median(report.frames), max(report.frames)
         yield f'  frames  {low} to {high}, median {middle:g}; a clip spans {span(report.config):g} {unit}; in short ones the last frame is repeated'
-        yield f'  length  {report.totals["seconds"] / 3600:.2f} hours'
+        yield f'  length  {timedelta(seconds=round(report.totals["seconds"]))} (hours, minutes, seconds)'
         if report.totals['damaged']: yield f'  damage  the decoder complains of {report.totals["damaged"]}; the pictures that it gives are used'
         for name, counts in report.kinds.items():
             rest = len(counts) - most
             yield f'  {name:8}' + ', '.join(f'{value}: {n}' for value, n in counts.most_common(most)) + (f', and {rest} more' if rest > 0 else '')
-    yield f'on disk {report.totals["bytes"] / 1e9:.3f} GB'
+    yield f'on disk {report.totals["bytes"] / 1e6:,.1f} MB'
     yield f'table   {report.table}'
 
 # %% ../nbs/08_scan.ipynb #5a3026fa

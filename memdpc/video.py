@@ -172,10 +172,10 @@ def filter_steps(frame, shown, crop, size, flip):
     return *steps, ('format', 'gbrp' if size else 'rgb24'), ('buffersink', None)
 
 # %% ../nbs/01_video.ipynb #2fe2ff7c
-def pixels(picture):
-    "An RGB picture of FFmpeg's as uint8 [H, W, 3]; one in planes stays in planes, so that its transpose [3, H, W] lies in order in memory"
+def pixels(picture, planes=None):
+    "An RGB picture of FFmpeg's as uint8 [H, W, 3]; one in planes stays in planes: in the array `planes` [3, H, W], or in one of its own"
     if picture.format.name != 'gbrp': return picture.to_ndarray()
-    planes = np.empty((3, picture.height, picture.width), np.uint8)
+    if planes is None: planes = np.empty((3, picture.height, picture.width), np.uint8)
     for channel, plane in zip((1, 2, 0), picture.planes):                 # green, blue, red
         planes[channel] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:picture.height, :picture.width]
     return planes.transpose(1, 2, 0)
@@ -196,8 +196,8 @@ class Scaler:
         "Note the size of the video, if this is its first frame"
         self.shown = self.shown or shown_size(frame)
 
-    def __call__(self, frame):
-        "A decoded frame to uint8 [H, W, 3]; in planes where there is a `size`"
+    def __call__(self, frame, planes=None):
+        "A decoded frame to uint8 [H, W, 3]; where there is a `size`, in planes, those given or its own"
         self.see(frame)
         key = frame.width, frame.height, frame.format.name, upright(frame)
         if key != self.key:
@@ -207,7 +207,7 @@ class Scaler:
             steps = filter_steps(frame, self.shown, self.crop, self.size, self.flip)
             self.graph.link_nodes(source, *[self.graph.add(*step) for step in steps]).configure()
         self.graph.vpush(frame)
-        return pixels(self.graph.vpull())             # [H,W,3]
+        return pixels(self.graph.vpull(), planes)     # [H,W,3]
 
 # %% ../nbs/01_video.ipynb #bd5f8f83
 class SeekMissed(Exception):
@@ -296,7 +296,7 @@ def nearest_frames(info, seconds):
     return np.clip(np.rint(index), 0, info.frames - 1).astype(int)
 
 # %% ../nbs/01_video.ipynb #11678e3c
-SEEK_GAP = 8                                          # a seek that skips fewer frames is not worth its cost
+SEEK_GAP = 8                                          # seek points lie at least so many frames apart
 
 def probe(path) -> VideoInfo:
     "Decode a file and tell what is in it; raises `VideoError` if that is nothing"
@@ -315,18 +315,18 @@ def probe(path) -> VideoInfo:
     return VideoInfo(len(times), *scaler.shown, fps, codec, tuple(points), len(complaints), clock)
 
 # %% ../nbs/01_video.ipynb #98456094
-def pictures_at(container, stream, scaler, wanted, seek_points):
-    "The pictures whose indices stand in `wanted` (rising): by seeking where that skips frames, else by decoding on"
+def pictures_at(container, stream, scaler, wanted, seek_points, planes):
+    "The pictures whose indices stand in `wanted` (rising), each in one of `planes`: by seeking where that skips two frames, else by decoding on"
     frames, position = decoded_frames(container, stream), 0
-    for target in wanted:
+    for target, place in zip(wanted, planes):
         ahead = bisect.bisect(seek_points, target, key=operator.itemgetter(0))
         index, pts = seek_points[ahead - 1] if ahead else (0, None)
-        if index >= position + SEEK_GAP: frames, position = frames_from(container, stream, pts), index
+        if index >= position + 2: frames, position = frames_from(container, stream, pts), index
         while position <= target:
             frame, position = next(frames, None), position + 1
             if frame is None: return
             scaler.see(frame)
-        yield scaler(frame)                           # [H,W,3]
+        yield scaler(frame, place)                    # [H,W,3]
 
 # %% ../nbs/01_video.ipynb #5880d4bb
 def read_frames(path,                                 # a video file
@@ -343,9 +343,11 @@ def read_frames(path,                                 # a video file
     if not len(wanted) or wanted[0] < 0: raise ValueError(f'frames count from 0, and at least one must be asked for: {indices}')
     for seek_points in (info.seek_points, ()) if info else ((),):
         scaler = Scaler(size, crop, (info.width, info.height) if info else None, flip)
+        planes = [None] * len(wanted) if size is None else np.empty((len(wanted), 3, *scaler.size), np.uint8)
         with open_video(path) as (container, stream):
-            try: pictures = list(pictures_at(container, stream, scaler, wanted.tolist(), seek_points))
+            try: pictures = list(pictures_at(container, stream, scaler, wanted.tolist(), seek_points, planes))
             except SeekMissed: continue
         if len(pictures) < len(wanted): raise VideoError(os.fspath(path), f'frame {wanted[len(pictures)]} asked for, but it ends before')
         if size is None: return np.stack([pictures[place] for place in places])
-        return np.stack([pictures[place].transpose(2, 0, 1) for place in places]).transpose(0, 2, 3, 1)
+        if len(places) > len(wanted) or (places != np.arange(len(wanted))).any(): planes = planes[places]
+        return planes.transpose(0, 2, 3, 1)
