@@ -63,6 +63,9 @@ class Even:
     "`count` clips of each video, evenly from its first possible start to the last; a single one lies in the middle"
     count: int = 1
 
+    def __post_init__(self):
+        if self.count < 1: raise ValueError(f'count must be 1 or more, got {self.count}')
+
     def counts(self, clips): return np.full(len(clips.videos), self.count)
 
     def start(self, clips, limit, which, rng):
@@ -105,6 +108,10 @@ class Clips:
     augment: object = None                            # draw(rng, width, height, frames) -> (crop, flip, {name: array}); None: centre
     starts: Random | Even | Every = Random()          # where clips begin, and how many there are of a video
     time_stride: float | None = None                  # seconds from frame to frame, instead of `frame_stride`
+
+    def __post_init__(self):
+        if min(self.num_blocks, self.block_len, self.frame_stride, self.img_size) < 1: raise ValueError('the sizes of clips must be 1 or more')
+        if self.time_stride is not None and not self.time_stride > 0: raise ValueError(f'time_stride must be positive, got {self.time_stride}')
 
     def __len__(self): return int(self.first[-1])
 

@@ -270,7 +270,8 @@ def prepare(config):
     qualities = sorted((index.get(path)['psnr'], path) for path in kept if index.fresh(path) and 'psnr' in index.get(path))
     logger.info('comparing clips/s of the dataset and of its copy')
     speed = compare_speed((root, out), kept, max(16, round(config.short_side / 1.25)))
-    return Prepared(out, len(videos) - len(new), tuple(kept), tuple(broken.items()), sizes, tuple(qualities), speed)
+    stale = sorted(set(below(out)) - set(videos))
+    return Prepared(out, len(videos) - len(new), tuple(kept), tuple(broken.items()), tuple(stale), sizes, tuple(qualities), speed)
 
 # %% ../nbs/09_prepare.ipynb #405fc425
 @dataclass(frozen=True)
@@ -280,6 +281,7 @@ class Prepared:
     skipped: int                                      # videos that were there already
     kept: tuple[str, ...]                             # paths of all videos of the copy
     broken: tuple[tuple[str, str], ...]               # (path, reason) of those left out
+    stale: tuple[str, ...]                            # paths in the copy that the dataset does not have any more
     sizes: tuple[int, int]                            # bytes of the videos, before and after
     qualities: tuple[tuple[float, str], ...]          # (PSNR in dB, path), the worst first
     speed: tuple[float, float, float] | None          # clips/s before and after, and the median of the ratios
@@ -289,9 +291,10 @@ class Prepared:
         lines = [f'{copied} videos copied, {self.skipped} there already, {len(self.broken)} left out, in {self.out}',
                  f'bytes: {before:,} before, {after:,} after; {after / before:.2f} times']
         if self.speed:
-            figures = 'clips/s of one process: {:.1f} before, {:.1f} after; {:.2f} times, the median over videos'
+            figures = 'clips/s of one process: {2:.2f} times, the median over videos; {0:.1f} before and {1:.1f} after on average'
             lines.append(figures.format(*self.speed))
         if self.qualities:
             average, (worst, path) = mean(quality for quality, _ in self.qualities), self.qualities[0]
             lines.append(f'PSNR against the scaled originals: {average:.1f} dB on average over {len(self.qualities)} videos, {worst:.1f} dB at worst ({path})')
+        if self.stale: lines.append(f'not in the dataset any more, but still in the copy: {len(self.stale)} videos (the first: {self.stale[0]})')
         return '\n'.join(map(printable, lines + [f'left out: {path}: {reason}' for path, reason in self.broken]))

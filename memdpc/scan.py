@@ -58,8 +58,9 @@ def rows_of(config, parts, index):
         yield row
     for path, reasons in others.items():
         if path in places: continue
-        there, row = os.path.lexists(os.path.join(config.root, path)), {'path': path, 'reason': '; '.join(reasons)}
-        yield row | ({'status': 'unlisted', 'splits': []} if there else {'status': 'missing', 'splits': sum(reasons.values(), [])})
+        row = {'path': path, 'reason': '; '.join(reasons)}
+        absent = 'no such file' in reasons                         # and not: there, or said of no video of these lists
+        yield row | ({'status': 'missing', 'splits': sum(reasons.values(), [])} if absent else {'status': 'unlisted', 'splits': []})
     for path in below(config.root):
         if path not in places and path not in others: yield {'path': path, 'status': 'unlisted', 'reason': 'is in no list', 'splits': []}
 
@@ -141,5 +142,5 @@ def scan(config: ScanConfig):
             report.add(row)
             writer.writerow(row | {'splits': '; '.join(row['splits'])})
         text.flush()
-        write_whole(table, data.getbuffer())
+        write_whole(table, data.getvalue())
     return report

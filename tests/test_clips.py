@@ -428,3 +428,13 @@ def test_features_of_windows_are_averaged_over_each_video(tmp_path):
     each = [mean_image(torch.from_numpy(clips[i]["clip"])[None])[0][0].numpy() for i in range(10)]
     assert blocks.dtype == np.float32
     np.testing.assert_allclose(blocks, [each[0], np.mean(each[1:4], 0), np.mean(each[4:], 0)], atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [dict(num_blocks=0), dict(block_len=0), dict(frame_stride=0), dict(frame_stride=-2), dict(img_size=0),
+                                   dict(time_stride=-1.0), dict(time_stride=0.0)])
+def test_sizes_that_no_clip_has(wrong):
+    """Refused where they are given, not where a clip is read."""
+    with pytest.raises(ValueError):
+        Clips(None, **wrong)
+    with pytest.raises(ValueError):
+        Even(0)

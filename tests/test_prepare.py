@@ -234,6 +234,9 @@ def test_done_changed_and_broken(tmp_path, caplog):
         os.utime(root / "0.mp4", ns=(changed, changed))
         os.utime(out / "0.mp4", ns=(noted, noted))                                 # as file systems round that know only 100 ns, or whole seconds
         assert prepare(job(root, out, num_workers=0)).skipped == skipped
+    (root / "0.mp4").unlink()
+    last = prepare(job(root, out))
+    assert last.stale == ("0.mp4",) and (out / "0.mp4").exists() and "still in the copy: 1 videos (the first: 0.mp4)" in str(last)
 
 
 def test_a_copy_is_a_dataset(tmp_path):

@@ -538,3 +538,15 @@ def test_ten_thousand_files(tmp_path):
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     print("seconds", seconds, "largest process, kB", peak)
     assert seconds[0] < 60 and min(seconds[1:]) < 3
+
+
+def test_a_table_that_cannot_be_written_is_one_line(tree, tmp_path):
+    """2026-11: a traceback, since the table was still held in memory when writing failed. The system refuses to let the file grow, as on a full disk."""
+    words = [sys.executable, "-m", "memdpc", "scan", "--root", str(tree), "--out", str(tmp_path / "out")]
+    limited = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, preexec_fn=limited)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.splitlines()[-1].startswith("memdpc: ")
+    assert not (tmp_path / "out/scan.csv").exists()
+    (tmp_path / "file").write_text("")
+    done = subprocess.run([*words[:-1], str(tmp_path / "file")], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (2, f"memdpc: {tmp_path / 'file'}: File exists\n")
