@@ -405,12 +405,12 @@ def stage_times(material, total, batch_size, workers):
 def draw_stages(spent, axis=None):
     "A clip's time, stage by stage, as one bar; returns the axes"
     use_style()
-    axis, left, total = axis or plt.subplots(figsize=(7, 1.5))[1], 0, sum(spent.values())
+    axis, left, total = axis or plt.subplots(figsize=(7, 2))[1], 0, sum(spent.values())
     colours = plt.colormaps['tab20'](np.arange(len(spent)) / 20)
     for (stage, value), colour in zip(spent.items(), colours):
         axis.barh(0, value, left=left, color=colour, label=f'{stage} {value / total:.0%}')
         left += value
-    axis.legend(ncols=5, loc='upper center', bbox_to_anchor=(.5, -.45))
+    axis.legend(ncols=5, loc='upper center', bbox_to_anchor=(.5, -.6))
     axis.set(title=f'A clip takes {total:.1f} ms on one core', xlabel='milliseconds', yticks=[], xlim=(0, total))
     return axis
 

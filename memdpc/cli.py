@@ -84,7 +84,7 @@ def main(argv=None):
         if result is not None and int(os.environ.get('RANK', 0)) == 0: show(result) if isinstance(result, dict) else print(result)
     except (MemdpcError, OSError) as error: fail(error)
     except KeyboardInterrupt:
-        print('memdpc: stopped; what was found or written whole is kept', file=sys.stderr)
+        logging.getLogger('memdpc').warning('memdpc: stopped; what was found or written whole is kept')
         sys.exit(130)
     except Exception as error:                                      # Stopped lives beside torch, which is not imported for its sake
         if type(error).__name__ != 'Stopped': raise
