@@ -71,9 +71,10 @@ class StepBatches:
             first = (place * self.world_size + self.rank) * self.batch_size
             yield [(epoch, int(i)) for i in order[first:first + self.batch_size]]
 
-# %% ../nbs/20_training.ipynb #5bd2d32f
+# %% ../nbs/20_training.ipynb #fb92acfa
 def ignore_signals(worker):
     "A process that reads leaves Ctrl-C and SIGTERM to the main process, and ends when that says so: only its SIGTERM counts."
+    sys.excepthook = lambda *error: None                            # of helper threads, when the main process turns away: it says why itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, 'sigwaitinfo'): return                   # macOS
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
