@@ -200,7 +200,7 @@ def test_ten_kills(launcher, videos, whole, tmp_path):
         else:
             before = len(list(checkpoints.glob("step-*"))) and last(out).name
             wait_for(lambda: list(checkpoints.glob("step-*")) and last(out).name != before)
-            time.sleep(rng.uniform(0, 0.15))
+            time.sleep(rng.uniform(0, 0.05))
         os.killpg(pid, signal.SIGKILL)
         assert launcher.wait(pid) == -signal.SIGKILL, launcher.said()
         met += bool(list(checkpoints.glob(".step-*")))
