@@ -101,6 +101,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/memdpc', 'doc_host': '', '
                               'memdpc.clips.Random.start': ('clips.html#random.start', 'memdpc/clips.py'),
                               'memdpc.clips.clip_or_next': ('clips.html#clip_or_next', 'memdpc/clips.py'),
                               'memdpc.clips.clip_places': ('clips.html#clip_places', 'memdpc/clips.py'),
+                              'memdpc.clips.draw_clip': ('clips.html#draw_clip', 'memdpc/clips.py'),
                               'memdpc.clips.frames_at': ('clips.html#frames_at', 'memdpc/clips.py'),
                               'memdpc.clips.is_short': ('clips.html#is_short', 'memdpc/clips.py'),
                               'memdpc.clips.last_place': ('clips.html#last_place', 'memdpc/clips.py'),

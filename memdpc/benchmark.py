@@ -42,7 +42,7 @@ from . import __version__, clips, video
 from .augment import MEAN, STD, Augment, prepare
 from .clips import Clips
 from .config import BenchmarkConfig, ConfigError, save_config
-from .datasets import Video, VideoList
+from .datasets import Packed, Video, VideoList
 from .model import MemDPC
 from .pretrain import compute
 from .training import make_accelerator, make_loader, optimise, written_whole
@@ -94,16 +94,14 @@ class Material:
 
     def draw(self, number):
         "`(frames [N*T], crop, flip, colours [N*T, 5])` of a clip; None for colours that stay as they are"
-        rng, made = np.random.default_rng([self.clips.seed, number, 0]), self.clips
-        start = made.starts.start(made, max(clips.room(made, self.info), 0), 0, rng)
-        crop, flip, extra = made.augment.draw(rng, self.info.width, self.info.height, made.num_blocks * made.block_len)
-        return clips.frames_at(made, self.info, clips.clip_places(made, start)), crop, flip, extra.get('colour')
+        video, places, _, crop, flip, extra = clips.draw_clip(self.clips, number, 0)
+        return clips.frames_at(self.clips, video.info, places), crop, flip, extra.get('colour')
 
 # %% ../nbs/22_benchmark.ipynb #a01a5d4f
 def material_from(config, path, jpegs=''):
     "The `Material` of the video at `path`, in the config's sizes, with the paper's augmentation; raises `VideoError`"
     path = Path(path)
-    videos = VideoList('folder', path.parent, (), (Video(path.name, -1, '', video.probe(path)),), ())
+    videos = VideoList('folder', path.parent, (), Packed([Video(path.name, -1, '', video.probe(path))]))
     return Material(Clips(videos, config.num_blocks, config.block_len, config.frame_stride, config.img_size, config.seed, Augment()), jpegs)
 
 def write_jpegs(path, folder):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'stride', 'span', 'last_place', 'room', 'is_short', 'clip_places', 'frames_at', 'to_blocks', 'Random',
-           'Even', 'Every', 'Clips', 'read_clip', 'clip_or_next']
+           'Even', 'Every', 'Clips', 'draw_clip', 'read_clip', 'clip_or_next']
 
 # %% ../nbs/07_clips.ipynb #8389a0e2
 import logging
@@ -129,15 +129,19 @@ class Clips:
         if not 0 <= index < len(self): raise IndexError(f'clip {index} of {len(self)}')
         return clip_or_next(self, epoch, index) | {'index': index}
 
-# %% ../nbs/07_clips.ipynb #42651784
-def read_clip(clips, epoch, index):
-    "Clip `(epoch, index)` of `clips`: a dict of `clip`, `valid`, `start`, `label` and what `augment` adds; raises `VideoError`"
+# %% ../nbs/07_clips.ipynb #fd65c997
+def draw_clip(clips, epoch, index):
+    "All that is drawn for clip `(epoch, index)`: `(video, places [N*T], start, crop, flip, extra)`; no file is read"
     rng, (number, which) = np.random.default_rng([clips.seed, epoch, index]), clips.locate(index)
     video, length = clips.videos.videos[number], clips.num_blocks * clips.block_len
     start = clips.starts.start(clips, max(room(clips, video.info), 0), which, rng)
     if clips.augment is None: crop, flip, extra = centre_crop(video.info.width, video.info.height), False, {}
     else: crop, flip, extra = clips.augment.draw(rng, video.info.width, video.info.height, length)
-    places = clip_places(clips, start)
+    return video, clip_places(clips, start), start, crop, flip, extra
+
+def read_clip(clips, epoch, index):
+    "Clip `(epoch, index)` of `clips`: a dict of `clip`, `valid`, `start`, `label` and what `augment` adds; raises `VideoError`"
+    video, places, start, crop, flip, extra = draw_clip(clips, epoch, index)
     frames = read_frames(clips.videos.root / video.path, frames_at(clips, video.info, places), clips.img_size, crop, video.info, flip)
     valid = places[clips.block_len - 1::clips.block_len] <= last_place(clips, video.info)                  # [N]
     return {'clip': to_blocks(frames, clips.num_blocks), 'valid': valid, 'start': start, 'label': video.label} | extra

@@ -195,9 +195,8 @@ def list_ucf101(root, split, subset):
     numbers, lists = read_classes(splits / 'classInd.txt'), {name: splits / f'{name}list{split:02d}.txt' for name in ('train', 'test')}
     listed, found = read_split(lists[subset], numbers, videos), below(root, videos, missing)
     there, absent = compare(found, listed)
-    if all(path.is_file() for path in lists.values()):
-        every = [entry for path in lists.values() for entry in read_split(path, numbers, videos)]
-        missing += unlisted(found, every, f'is in no list of split {split}')
+    other = lists['test' if subset == 'train' else 'train']
+    if other.is_file(): missing += unlisted(found, listed + read_split(other, numbers, videos), f'is in no list of split {split}')
     return Listing(tuple(numbers), there, missing + absent)
 
 # %% ../nbs/03_datasets.ipynb #9eac12f1
