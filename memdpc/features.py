@@ -77,10 +77,12 @@ class Features:
     labels: np.ndarray        # [V]
     groups: np.ndarray        # [V]
     paths: np.ndarray = None  # [V], as the dataset names its files
+    spread: np.ndarray = None # [V, D]: standard deviation over blocks, averaged over a video's clips; None: there is one clip of each
 
     def readout(self, kind):
         "One vector a video: the `mean` or the standard deviation (`std`) over blocks, or the `context`."
         if kind == 'context': return self.context
+        if kind == 'std' and self.spread is not None: return self.spread
         return {'mean': np.mean, 'std': np.std}[kind](self.blocks, axis=1)
 
 # %% ../nbs/30_features.ipynb #e53ded91
@@ -140,11 +142,12 @@ def gather_features(results, clips, part, whole):
     """
     edges = clips.first[part[0]:part[1] + 1] - clips.first[part[0]]
     counts = np.diff(edges)[whole].astype(np.float32)
-    sums = (np.add.reduceat(torch.cat(kept).numpy(), edges[:-1])[whole] for kept in zip(*results))          # over each video's clips
-    blocks, context = ((values.T / counts).T for values in sums)
+    blocks, context = (torch.cat(kept).numpy() for kept in zip(*results))                                   # of each clip
+    sums = (np.add.reduceat(values, edges[:-1])[whole] for values in (blocks, context, np.std(blocks, axis=1)))
+    blocks, context, spread = ((values.T / counts).T for values in sums)
     kept = [clips.videos.videos[video] for video in np.arange(*part)[whole]]
     return Features(blocks, context, np.array([video.label for video in kept], int), *(
-        np.array([getattr(video, name) for video in kept], str) for name in ('group', 'path')))
+        np.array([getattr(video, name) for video in kept], str) for name in ('group', 'path')), spread)
 
 # %% ../nbs/30_features.ipynb #77e67783
 def join_features(parts):
@@ -175,12 +178,13 @@ def recalibrate(model, clips, num_batches=20, batch_size=16, seed=0):
     return model.eval()
 
 # %% ../nbs/30_features.ipynb #38783fc4
-ARRAYS = 'blocks', 'context', 'labels', 'groups'
+ARRAYS = 'blocks', 'context', 'labels', 'groups', 'spread'
 
 def save_features(folder, features, classes=()):
-    "Write plain arrays (blocks.npy, context.npy, labels.npy, groups.npy) and index.csv: row, path, label, class and group of each video."
+    "Write plain arrays (blocks.npy, context.npy, labels.npy, groups.npy, spread.npy) and index.csv: row, path, label, class and group of each video."
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in ARRAYS: np.save(Path(folder) / f'{name}.npy', getattr(features, name), allow_pickle=False)
+    arrays = vars(features) | {'spread': features.readout('std')}
+    for name in ARRAYS: np.save(Path(folder) / f'{name}.npy', arrays[name], allow_pickle=False)
     paths = [''] * len(features.labels) if features.paths is None else features.paths
     with open(Path(folder) / 'index.csv', 'w', encoding='utf-8', errors='surrogateescape', newline='') as file:
         table = csv.writer(file, lineterminator='\n')
@@ -192,7 +196,7 @@ def load_features(folder):
     "What `save_features` wrote."
     with open(Path(folder) / 'index.csv', encoding='utf-8', errors='surrogateescape', newline='') as file:
         paths = np.array([row['path'] for row in csv.DictReader(file)], str)
-    return Features(*(np.load(Path(folder) / f'{name}.npy', allow_pickle=False) for name in ARRAYS), paths)
+    return Features(paths=paths, **{name: np.load(Path(folder) / f'{name}.npy', allow_pickle=False) for name in ARRAYS})
 
 # %% ../nbs/30_features.ipynb #5b3461b0
 def part_folder(parts, source, subset, part): return parts / source / subset / f'{part[0]:08d}'

@@ -22,7 +22,7 @@ from .features import measured_clips, sized_model, with_baselines
 from .training import TrainingError, write_results, written_whole
 from .viz import use_style
 
-# %% ../nbs/32_retrieve.ipynb #35a66944
+# %% ../nbs/32_retrieve.ipynb #ca5096e7
 def unit(x, middle):
     "Rows of `x [V, D]` from `middle [D]` on, scaled to length 1, in float64; a row's values depend on nothing but the row."
     x = x.astype(np.float64) - middle
@@ -71,7 +71,7 @@ def standings(train, test, readout='mean', centre=True):
         row[:] = surely.sum() + (cosine > top).sum(), (cosine == top).sum(), (right & (cosine == top)).sum()
     return found
 
-# %% ../nbs/32_retrieve.ipynb #d3a91f46
+# %% ../nbs/32_retrieve.ipynb #9a6a27bf
 def hit(k, nearer, tied, right):
     "Probability that the first `k` hold a right one, if `nearer` wrong ones are before them and the `tied`, `right` of them right, are drawn by lot."
     places = min(k - nearer, tied)
@@ -114,7 +114,7 @@ def plot_retrieved(strips, names, right, title=None, width=1.8):
     if title: figure.suptitle(title, fontsize=9)
     return figure
 
-# %% ../nbs/32_retrieve.ipynb #f2ca06e6
+# %% ../nbs/32_retrieve.ipynb #d48d3228
 def strip_of(clips, path, frames=4):
     "uint8 `[frames, H, W, 3]`: evenly spaced frames of the middle clip of the video at `path`."
     number = next(number for number, video in enumerate(clips.videos.videos) if video.path == path)
@@ -152,7 +152,7 @@ def draw_retrieved(config, features):
     with written_whole(Path(config.out) / 'figures' / 'retrieved.png') as aside: figure.savefig(aside, format='png')
     plt.close(figure)
 
-# %% ../nbs/32_retrieve.ipynb #118ce07e
+# %% ../nbs/32_retrieve.ipynb #37d7bacd
 def retrieve(config: RetrieveConfig):
     """R@k of a network and of its baselines, and Figure S2; returns what `out/metrics.json` then holds.
 
