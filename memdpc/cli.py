@@ -22,7 +22,8 @@ COMMANDS = {  # name: (what it does, module, function, presets: the first counts
     'prepare': ('make a smaller copy of a dataset', 'prepare', 'prepare', {'default': configs.PrepareConfig()}),
     'pretrain': ('pretrain MemDPC on a folder of videos', 'pretrain', 'pretrain', {'paper-ucf101': None} | configs.PRETRAIN_PRESETS),
     'classify': ('action recognition: a linear probe, with its baselines', 'classify', 'classify', {'default': configs.ClassifyConfig()}),
-    'retrieve': ('nearest neighbours: R@1, with its baselines', 'retrieve', 'retrieve', {'default': configs.RetrieveConfig()}),
+    'features': ('features of every video of a dataset, as plain arrays', 'features', 'write_features', {'default': configs.FeaturesConfig()}),
+    'retrieve': ('nearest neighbours: R@k, with its baselines', 'retrieve', 'retrieve', {'default': configs.RetrieveConfig()}),
     'benchmark': ('time the way of a clip from file to network', 'benchmark', 'benchmark', {'default': configs.BenchmarkConfig()}),
 }
 

@@ -30,6 +30,7 @@ RANGES = {  # field: (smallest, largest) value that makes sense
     'min_area': (0.01, 1), 'flip': (0, 1), 'jitter': (0, 2), 'val_fraction': (0, 0.9), 'val_every': (1, 1_000_000), 'log_every': (1, 10**9),
     'checkpoint_every': (1, 10**9), 'seed': (0, 2**31 - 1), 'num_workers': (0, 1024), 'clips_per_video': (1, 1000), 'videos_per_class': (1, 10**6),
     'time_limit': (1, 86_400), 'short_side': (16, 4096), 'crf': (0, 51), 'clips': (1, 100_000),
+    'k': (1, 10**6),
 }
 
 # %% ../nbs/06_config.ipynb #058538f7
@@ -126,7 +127,10 @@ class ClassifyConfig(FeaturesConfig):
 
 @dataclass(frozen=True)
 class RetrieveConfig(FeaturesConfig):
-    "Nearest neighbours of test videos among training videos (R@1), its baselines beside it."
+    "Nearest neighbours of test videos among training videos (R@k), its baselines beside it."
+    readout: Literal['mean', 'std', 'context'] = 'mean'  # of a clip: over its blocks, or the aggregators' last state
+    centre: bool = True                       # take the training videos' mean off before the cosine
+    k: tuple[int, ...] = (1, 5, 10, 20, 50)   # how many neighbours are looked at
 
 # %% ../nbs/06_config.ipynb #4e2ccd06
 @dataclass(frozen=True)

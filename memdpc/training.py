@@ -414,5 +414,6 @@ def write_results(config, name, result, chance):
     path = Path(config.out) / 'metrics.json'
     known = json.loads(path.read_text()) if path.is_file() else {}
     known |= {name: result, 'chance': chance, 'version': __version__, 'torch': torch.__version__}
-    with written_whole(path) as aside: aside.write_text(json.dumps(known, indent=2) + '\n')
+    if int(os.environ.get('RANK', 0)) == 0:                         # of several processes the first writes
+        with written_whole(path) as aside: aside.write_text(json.dumps(known, indent=2) + '\n')
     return known

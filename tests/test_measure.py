@@ -84,8 +84,8 @@ def test_known_answers_end_to_end(whole, tmp_path):
 
 def counted(monkeypatch):
     "How often features of a part were computed."
-    calls, honest = [], features_module.compute_features
-    monkeypatch.setattr(features_module, 'compute_features', lambda *args: calls.append(args[-1]) or honest(*args))
+    calls, honest = [], features_module.compute_parts
+    monkeypatch.setattr(features_module, 'compute_parts', lambda *args: calls.append(args[-1]) or honest(*args))
     return calls
 
 
@@ -105,17 +105,17 @@ def test_kept_features_are_those_of_these_weights_and_videos(whole, tmp_path, mo
 
 def test_interrupted_features_never_pass_for_whole_ones(whole, tmp_path, monkeypatch):
     "Other weights are measured and interrupted after the first part: back at the first weights, nothing of it is taken."
-    net, honest = save(tmp_path / 'net', 0), features_module.compute_features
+    net, honest = save(tmp_path / 'net', 0), features_module.compute_parts
     config = job(RetrieveConfig, whole, tmp_path, net)
     expected = with_baselines(config)[0]['pretrained']
 
     def interrupted(*args):
         if args[-1] == 'test': raise KeyboardInterrupt
         return honest(*args)
-    monkeypatch.setattr(features_module, 'compute_features', interrupted)
+    monkeypatch.setattr(features_module, 'compute_parts', interrupted)
     save(net, 1)
     with pytest.raises(KeyboardInterrupt): with_baselines(config)
-    monkeypatch.setattr(features_module, 'compute_features', honest)
+    monkeypatch.setattr(features_module, 'compute_parts', honest)
     save(net, 0)
     for found, wanted in zip(with_baselines(config)[0]['pretrained'], expected): assert np.array_equal(found.blocks, wanted.blocks)
     (tmp_path / 'out' / 'features' / 'origin.json').write_text('{"made fr')        # cut short by a copy
