@@ -199,7 +199,9 @@ def load_features(folder):
     return Features(paths=paths, **{name: np.load(Path(folder) / f'{name}.npy', allow_pickle=False) for name in ARRAYS})
 
 # %% ../nbs/30_features.ipynb #5b3461b0
-def part_folder(parts, source, subset, part): return parts / source / subset / f'{part[0]:08d}'
+def part_folder(parts, source, subset, part):
+    "Where a part of a source's features lies, by its first video."
+    return parts / source / subset / f'{part[0]:08d}'
 
 def compute_missing(parts, subset, sources, clips, config, accelerator):
     "This process's share of the parts of a subset ('train', 'test'), those that the folder `parts` lacks; each is written whole."
@@ -220,6 +222,7 @@ def known_sources(folder, made_from):
     return known['sources'] if known and known['made from'] == made_from else None
 
 def write_origin(folder, value):
+    "Say what the features in `folder` were made from; None: nothing whole is there."
     with written_whole(folder / 'origin.json') as aside: aside.write_text(json.dumps(value), encoding='utf-8')
 
 def join_parts(folder, parts, subset, source, clips, batch_size):
