@@ -11,6 +11,7 @@ __all__ = ['SIGNS', 'logger', 'unit', 'slack', 'cosines', 'nearest', 'standings'
 import json
 import logging
 import math
+import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -147,7 +148,8 @@ def sensible(config, gallery):
     return kept
 
 def draw_retrieved(config, features):
-    "Figure S2 of the first of the features, as `out/figures/retrieved.png`."
+    "Figure S2 of the first of the features, as `out/figures/retrieved.png`; of several processes the first draws."
+    if int(os.environ.get('RANK', 0)): return
     (name, (train, test)), (model, sizes) = next(iter(features.items())), sized_model(config)
     strips, names, right = retrieved((train, test), measured_clips(config, model.block_len, **sizes), evenly(test), config.readout, config.centre)
     figure = plot_retrieved(strips, names, right, f'Queries (left) and their nearest: {name}, readout {config.readout}')

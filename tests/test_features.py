@@ -167,15 +167,14 @@ def test_mistakes_are_one_line(whole, tmp_path, capsys):
 
 
 def test_processes_on_two_disks_are_told(whole, tmp_path, monkeypatch):
-    "A main process that does not see the others' parts says so, and leaves nothing that passes for features."
+    "A process that does not see what the main process has made says so, and computes nothing."
     net, real = save(tmp_path / 'net', 0), features_module.make_accelerator
 
-    def of_two(device):
-        accelerator = real(device)
-        return SimpleNamespace(device=accelerator.device, process_index=0, num_processes=2, is_main_process=True, wait_for_everyone=lambda: None)
-    monkeypatch.setattr(features_module, 'make_accelerator', of_two)
-    with pytest.raises(features_module.TrainingError, match='1 parts are not here'): write_features(job(whole, tmp_path / 'out', net))
-    assert json.loads((tmp_path / 'out' / 'origin.json').read_text()) is None
+    def second(device): return SimpleNamespace(device=real(device).device, process_index=1, num_processes=2, is_main_process=False, wait_for_everyone=lambda: None)
+    monkeypatch.setattr(features_module, 'make_accelerator', second)
+    monkeypatch.setattr(features_module, 'PATIENCE', 0)
+    with pytest.raises(features_module.TrainingError, match='out must be on a shared disk'): write_features(job(whole, tmp_path / 'out', net))
+    assert not (tmp_path / 'out').exists()
 
 
 # ---- real processes, real signals
