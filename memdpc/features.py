@@ -111,7 +111,7 @@ def single_frame(clips, side=24):
 
 # %% ../nbs/30_features.ipynb #2b8f0d0e
 def cut(clips, batch_size):
-    "The videos of `clips` in parts `[(first, last), ...]`, `last` not included: each begins sixteen batches of clips after the one before, or a little later."
+    "The videos of `clips` in parts `[(first, last), ...]`, `last` not included: of sixteen batches of clips, to the end of a video."
     starts = np.unique(np.searchsorted(clips.first[:-1], np.arange(0, len(clips), 16 * batch_size)))
     starts = starts[starts < len(clips.videos)].tolist()
     return list(zip(starts, [*starts[1:], len(clips.videos)]))
@@ -184,7 +184,7 @@ def recalibrate(model, clips, num_batches=20, batch_size=16, seed=0):
 ARRAYS = 'blocks', 'context', 'labels', 'groups', 'spread'
 
 def save_features(folder, features, classes=()):
-    "Write plain arrays (blocks.npy, context.npy, labels.npy, groups.npy, spread.npy) and index.csv: row, path, label, class and group of each video."
+    "Write `ARRAYS` as plain arrays (blocks.npy, ...), and index.csv: row, path, label, class and group of each video."
     Path(folder).mkdir(parents=True, exist_ok=True)
     arrays = vars(features) | {'spread': features.readout('std')}
     for name in ARRAYS: np.save(Path(folder) / f'{name}.npy', arrays[name], allow_pickle=False)
@@ -244,7 +244,7 @@ def wait_for(there, seconds=float('inf')):
     began = time.monotonic()
     while not there():
         if time.monotonic() - began > seconds: return False
-        time.sleep(.2)
+        time.sleep(1)
     return True
 
 def begin(folder, parts, accelerator):
