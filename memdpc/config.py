@@ -101,7 +101,7 @@ PRETRAIN_PRESETS = {
 class FeaturesConfig:
     "What every measurement on frozen features needs: a network, a dataset, and where to write."
     checkpoint: str = ''                      # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
-    dataset: str = 'ucf101'                   # ucf101, hmdb51 or kinetics400
+    dataset: str = 'ucf101'                   # ucf101, hmdb51 or kinetics400; features: also oops, oops-filtered, folder
     root: str = ''                            # the dataset's folder
     out: str = ''                             # the folder for the results
     split: int = 1                            # which of the dataset's splits

@@ -11,6 +11,7 @@ __all__ = ['SIGNS', 'logger', 'unit', 'slack', 'cosines', 'nearest', 'standings'
 import json
 import logging
 import math
+import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -28,7 +29,9 @@ def unit(x, middle):
     x = x.astype(np.float64) - middle
     return x / np.sqrt((x * x).sum(1, keepdims=True)).clip(1e-12)
 
-def slack(dim): return 2 * (dim + 2) * 2. ** -24  # a float32 cosine that is larger by so much belongs to a nearer video
+def slack(dim):
+    "By how much a float32 cosine of `dim` numbers must be larger, at most, to belong to a nearer video."
+    return 2 * (dim + 4) * 2. ** -24
 
 def cosines(queries, gallery, centre=True, chunk=128):
     "Yield for each of `queries [Q, D]` its cosines with `gallery [G, D]`, in float32, and a function that gives those of some rows exactly."
@@ -45,7 +48,7 @@ def nearest(queries, gallery, k=1, centre=True):
 
     `centre`: take the gallery's mean off both first. A `k` larger than the gallery gives the whole gallery.
     """
-    k, loose = min(k, len(gallery)), 2 * slack(gallery.shape[1])
+    k, loose = min(k, len(gallery)), slack(gallery.shape[1])
     found = np.empty((len(queries), k), int)
     for row, (rough, exact) in zip(found, cosines(queries, gallery, centre)):
         sieved = np.flatnonzero(rough >= np.partition(rough, -k)[-k] - loose)
@@ -58,7 +61,7 @@ def standings(train, test, readout='mean', centre=True):
     near as that (itself included), and how many of these are of its own class. A class that has no training video stands behind all."""
     order = np.argsort(train.labels, kind='stable')
     labels, gallery, queries = train.labels[order], train.readout(readout)[order], test.readout(readout)
-    loose, found = 2 * slack(gallery.shape[1]), np.zeros((len(queries), 3), int)
+    loose, found = slack(gallery.shape[1]), np.zeros((len(queries), 3), int)
     found[:, 0] = len(gallery)
     firsts, lasts = (np.searchsorted(labels, test.labels, side) for side in ('left', 'right'))
     for row, first, last, (rough, exact) in zip(found, firsts, lasts, cosines(queries, gallery, centre)):
@@ -145,7 +148,8 @@ def sensible(config, gallery):
     return kept
 
 def draw_retrieved(config, features):
-    "Figure S2 of the first of the features, as `out/figures/retrieved.png`."
+    "Figure S2 of the first of the features, as `out/figures/retrieved.png`; of several processes the first draws."
+    if int(os.environ.get('RANK', 0)): return
     (name, (train, test)), (model, sizes) = next(iter(features.items())), sized_model(config)
     strips, names, right = retrieved((train, test), measured_clips(config, model.block_len, **sizes), evenly(test), config.readout, config.centre)
     figure = plot_retrieved(strips, names, right, f'Queries (left) and their nearest: {name}, readout {config.readout}')

@@ -16,6 +16,7 @@ from memdpc.features import Features, load_features
 from memdpc.retrieve import SIGNS, chances, evenly, hit, nearest, plot_retrieved, recalls, retrieve, retrieved, standings
 from test_features import fails
 from test_measure import job, make, save
+from test_runs import NOTEBOOK, papermill
 
 KS = 1, 5, 10, 20, 50
 
@@ -156,7 +157,8 @@ def test_mistakes_are_one_line(whole, tmp_path, capsys):
     blocked.mkdir()
     (blocked / 'features').write_text('a file in the way')
     assert str(blocked) in fails(capsys, *words[:-1], blocked)
-    with pytest.raises(ConfigError, match='k must be at most 8'): retrieve(job(RetrieveConfig, whole, tmp_path, 'random', k=(), network='tiny', img_size=32, num_blocks=2))
+    none = job(RetrieveConfig, whole, tmp_path, 'random', k=(), network='tiny', img_size=32, num_blocks=2)
+    with pytest.raises(ConfigError, match='k must be at most 8'): retrieve(none)
 
 
 # ---- size
@@ -170,12 +172,13 @@ rng = np.random.default_rng(0)
 def features(count):
     labels = rng.integers(0, 400, count)
     x = np.empty((count, 1, 512), np.float32)
-    for i in range(0, count, 1000): x[i:i + 1000, 0] = rng.normal(size=(1000, 512)) + .2 * np.eye(512)[labels[i:i + 1000]] * 5
+    for i in range(0, count, 1000): x[i:i + 1000, 0] = rng.normal(size=(1000, 512)) + 3 * np.eye(512)[labels[i:i + 1000]]
     return Features(x, x[:, 0, :0], labels, labels)
 train, test = features(100_000), features(10_000)
-began = time.monotonic()
+began, worked = time.monotonic(), time.process_time()
 found = recalls(train, test)
-print(json.dumps({'seconds': time.monotonic() - began, 'bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 'R@1': found[1]}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({'seconds': time.monotonic() - began, 'cpu': time.process_time() - worked, 'bytes': peak, 'R@1': found[1]}))
 """
 
 
@@ -188,4 +191,24 @@ def test_ten_thousand_queries_against_a_hundred_thousand(tmp_path):
     done = subprocess.run([sys.executable, '-c', LARGE], capture_output=True, text=True, env=os.environ | threads, timeout=600)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert said['seconds'] < 30 and said['bytes'] < 2e9 and .01 < said['R@1'] < 1, said
+    assert said['cpu'] < 60 and said['bytes'] < 2e9 and .01 < said['R@1'] < .1, said
+    if said['seconds'] > 30 and said['cpu'] < 1.2 * said['seconds']: pytest.skip(f'other programs took the cores: {said}')
+    assert said['seconds'] < 30, said
+
+
+# ---- the run notebook
+
+@pytest.mark.slow
+def test_run_notebook(whole, tmp_path):
+    "With parameters; and a wrong one, a value of the wrong type and a missing folder stop it before anything is done."
+    notebook, net = NOTEBOOK.with_name('retrieve.ipynb'), save(tmp_path / 'net', 0)
+    words = ['-p', 'root', whole, '-p', 'checkpoint', net, '-p', 'out', tmp_path / 'out', '-p', 'frame_stride', 1]
+    words += ['-p', 'num_workers', 0, '-p', 'device', 'cpu']
+    done, target = papermill(tmp_path, *words, '-p', 'k', '[1, 3]', '-p', 'centre', 'false', notebook=notebook)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
+    assert list(metrics['retrieval']['pretrained']) == ['R@1', 'R@3'] and metrics['retrieval_protocol']['centre'] is False
+    assert 'image/png' in target.read_text()
+    for wrong, said in (['centring', 'true'], "'centring' is no parameter"), (['centre', 'maybe'], 'centre'), (['root', tmp_path / 'none'], 'no such folder'):
+        done, _ = papermill(tmp_path, *words, '-p', *wrong, notebook=notebook)
+        assert done.returncode and said in done.stderr
