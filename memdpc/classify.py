@@ -7,13 +7,14 @@ __all__ = ['logger', 'STRENGTHS', 'FIVE', 'VIEWS', 'probe', 'choose_strength', '
            'optimizer_for', 'augment_from', 'compute', 'Square', 'predict', 'top_k', 'confusion', 'majority',
            'labels_of', 'evaluator', 'some_labels', 'with_recipe', 'parts', 'classifier_from', 'load_best',
            'plot_confusion', 'save_predictions', 'test_classifier', 'train_classifier', 'run_probe', 'mean_of',
-           'over_splits', 'classify']
+           'over_splits', 'classify', 'at_fraction', 'few_labels', 'plot_few_labels']
 
 # %% ../nbs/31_classify.ipynb #961eaa4e
 import csv
 import json
 import logging
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,8 +35,8 @@ from .datasets import SPLITS, hold_out, printable
 from .features import measured_clips, sized_model, strides, with_baselines
 from .model import Classifier, MemDPC, Pretrained
 from .pretrain import optimise_for, report
-from .training import Run, finish, make_accelerator, make_loader, readable, watched_workers, write_results, written_whole
-from .viz import heatmap
+from .training import Run, StepBatches, finish, make_accelerator, make_loader, readable, watched_workers, write_results, written_whole
+from .viz import heatmap, use_style
 
 # %% ../nbs/31_classify.ipynb #d7a41280
 logger = logging.getLogger(__name__)
@@ -149,11 +150,12 @@ def predict(accelerator, function, clips, num_classes, crops=1, batch_size=16, n
             x, whole = prepare(batch['clip'].to(accelerator.device)), batch['broken'] == 0
             number = torch.tensor([clips.locate(int(i))[0] for i in batch['index']])[whole]
             for flip in mirrored:
-                sums.index_add_(0, number, function(x.flip(-1) if flip else x).double().cpu()[whole])
+                sums.index_add_(0, number, function(x.flip(-1) if flip else x).cpu().double()[whole])
                 counts.index_add_(0, number, torch.ones(len(number), dtype=torch.float64))
     if accelerator.num_processes > 1: sums, counts = (accelerator.reduce(v.to(accelerator.device)).cpu() for v in (sums, counts))
     return (sums / counts.clamp(min=1)[:, None]).numpy(), (counts > 0).numpy()
 
+# %% ../nbs/31_classify.ipynb #9a79764f
 def top_k(probabilities, labels, k):              # [V, classes], [V]
     "The share of videos whose class is among the `k` most probable ones."
     return float((np.argsort(-probabilities, axis=1, kind='stable')[:, :k] == labels[:, None]).any(1).mean())
@@ -196,6 +198,7 @@ def with_recipe(config):
               'milestones': (150, 250) if hmdb51 else (300, 400)}
     return replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
 
+# %% ../nbs/31_classify.ipynb #1a2c5e40
 def parts(config, model, sizes):
     "`(labelled, test, shape)`: the training videos that keep their labels, the test videos, and the shape of clips as keywords of `Clips`."
     train, test = (clips.videos for clips in measured_clips(config, model.block_len, **sizes))
@@ -266,6 +269,7 @@ def train_classifier(config, accelerator):
     model, sizes = sized_model(config)
     labelled, test, shape = parts(config, model, sizes)
     kept, held_out = hold_out(labelled, config.val_fraction, config.seed)
+    StepBatches(len(kept), config.batch_size, 0, world_size=accelerator.num_processes)      # says so where they do not fill a batch
     clips = Clips(kept, seed=config.seed, augment=augment_from(config), starts=Random(), **shape)
     classifier = classifier_from(config, model, labelled.classes).to(accelerator.device)
     run = Run(config.out, config, accelerator.is_main_process, accelerator.num_processes)
@@ -281,29 +285,28 @@ def train_classifier(config, accelerator):
 
 # %% ../nbs/31_classify.ipynb #53d08a66
 def run_probe(config):
-    "Fast probe of a network and of its baselines: `{'probe': {name: accuracy}, 'chance', 'majority', ...}`, also in `out/metrics.json`."
+    "Fast probe of a network and of its baselines: `{'probe': {name: accuracy}, 'chance', 'majority', 'videos', ...}`, also in `out/metrics.json`."
     features, classes = with_baselines(config)
-    def measured(train, test):
+    def labelled(train):
         kept = some_labels(train.labels, config.label_fraction, config.draw)
-        return probe_accuracy(replace(train, **{name: values[kept] for name, values in vars(train).items()}), test, config.readout, config.seed)
-    result = {name: measured(*both) for name, both in features.items()}
-    write_results(config, 'majority', majority(*(part.labels for part in features['mean image'])), 1 / len(classes))
-    return write_results(config, 'probe', result, 1 / len(classes))
+        return replace(train, **{name: values[kept] for name, values in vars(train).items()})
+    result = {name: probe_accuracy(labelled(train), test, config.readout, config.seed) for name, (train, test) in features.items()}
+    train, test = (part.labels for part in (labelled(features['mean image'][0]), features['mean image'][1]))
+    for name, value in {'majority': majority(train, test), 'videos': len(train), 'probe': result}.items():
+        known = write_results(config, name, value, 1 / len(classes))
+    return known
 
 def mean_of(results):
     "The mean of numbers, or of dicts of them."
     return {name: mean_of([result[name] for result in results]) for name in results[0]} if isinstance(results[0], dict) else float(np.mean(results))
 
 def over_splits(config, job):
-    "The mean of `job` over the dataset's splits, each in `out/split-N`; also in `out/metrics.json`."
-    if SPLITS[config.dataset] == 1: raise ConfigError(f'all_splits: {config.dataset} has one split only')
-    results = [job(replace(config, all_splits=False, split=split, out=f'{config.out}/split-{split}')) for split in range(1, SPLITS[config.dataset] + 1)]
-    for name in ('probe', 'accuracy', 'top5', 'majority'):
-        values = [result[name] for result in results if name in result]
-        if values: known = write_results(config, name, mean_of(values), results[0]['chance'])
-    if 'probe' in results[0]: return known
-    for name, value in (('mode', config.mode), ('videos', results[0]['videos']), ('seconds', sum(r['seconds'] for r in results)),
-                        ('splits', [{'split': r['split'], 'accuracy': r['accuracy'], 'top5': r['top5']} for r in results])):
+    "`job` on each of the dataset's splits, in `out/split-N`; the mean of its figures, and all of them as `splits`, also in `out/metrics.json`."
+    count = SPLITS.get(config.dataset, 1)
+    if count == 1: raise ConfigError(f'all_splits: {config.dataset} has one split only')
+    results = [job(replace(config, all_splits=False, split=split, out=f'{config.out}/split-{split}')) for split in range(1, count + 1)]
+    figures = [{name: result[name] for name in ('probe', 'accuracy', 'top5', 'majority', 'videos', 'seconds') if name in result} for result in results]
+    for name, value in ({'mode': config.mode} | mean_of(figures) | {'splits': figures}).items():
         known = write_results(config, name, value, results[0]['chance'])
     return known
 
@@ -321,3 +324,40 @@ def classify(config: ClassifyConfig):
     result = over_splits(config, job) if config.all_splits else job(config)
     accelerator.end_training()                                      # the processes part
     return result
+
+# %% ../nbs/31_classify.ipynb #4486485e
+def at_fraction(config, fraction, draw):
+    "`config` with a share of the labels; `draw` chooses them and seeds the rest. Given `epochs` grow, so that the number of steps stays."
+    longer = {} if config.epochs is None else {'epochs': round(config.epochs / fraction), 'val_every': round(config.val_every / fraction)}
+    return replace(config, label_fraction=fraction, draw=draw, **longer, **({} if config.mode == 'probe' else {'seed': config.seed + draw}))
+
+def few_labels(configs, fractions=(0.1, 0.2, 0.5, 1.0), draws=3):
+    """Rows `{'name', 'label_fraction', 'draw', 'videos', 'accuracy'}` of `{name: config}` at several shares of the labels.
+
+    Every point is a run below its config's `out`; those that are finished are not made again. One process.
+    """
+    rows = []
+    for (name, config), fraction, draw in product(configs.items(), fractions, range(draws)):
+        out = config.out if config.mode == 'probe' else f'{config.out}/{fraction:g}-{draw}'
+        result = classify(replace(at_fraction(config, fraction, draw), out=out, resume=True))
+        accuracy = result['accuracy'] if 'accuracy' in result else next(iter(result['probe'].values()))        # of the network itself
+        rows.append({'name': name, 'label_fraction': fraction, 'draw': draw, 'videos': result['videos'], 'accuracy': accuracy})
+    return rows
+
+# %% ../nbs/31_classify.ipynb #bf2b551e
+def plot_few_labels(rows, chance=None, title='Few labels: a dot for each draw', ax=None):
+    "Accuracy over the number of labelled videos: a line through the means, a band from the worst draw to the best. Returns the axes."
+    use_style()
+    ax = ax or plt.subplots(figsize=(4.5, 2.6))[1]
+    for number, name in enumerate(dict.fromkeys(row['name'] for row in rows)):
+        videos, accuracy = np.array([(row['videos'], row['accuracy']) for row in rows if row['name'] == name]).T
+        x, colour = np.unique(videos), f'C{number}'
+        draws = [accuracy[videos == v] for v in x]
+        ax.plot(x, [np.mean(values) for values in draws], color=colour, label=name)
+        ax.fill_between(x, [min(values) for values in draws], [max(values) for values in draws], color=colour, alpha=.15, linewidth=0)
+        ax.plot(videos, accuracy, '.', color=colour, alpha=.6)
+    if chance: ax.axhline(chance, color='0.5', linestyle='--', label='chance')
+    ax.set(xscale='log', xlabel='labelled videos', ylabel='accuracy', title=title, xticks=x, xticklabels=[f'{v:.0f}' for v in x])
+    ax.minorticks_off()
+    ax.legend()
+    return ax
