@@ -21,7 +21,7 @@ COMMANDS = {  # name: (what it does, module, function, presets: the first counts
     'scan': ('open every file of a dataset, and say what is in it', 'scan', 'scan', {'default': configs.ScanConfig()}),
     'prepare': ('make a smaller copy of a dataset', 'prepare', 'prepare', {'default': configs.PrepareConfig()}),
     'pretrain': ('pretrain MemDPC on a folder of videos', 'pretrain', 'pretrain', {'paper-ucf101': None} | configs.PRETRAIN_PRESETS),
-    'classify': ('action recognition: a linear probe, with its baselines', 'classify', 'classify', {'default': configs.ClassifyConfig()}),
+    'classify': ('action recognition: probe, linear layer, finetuning, from scratch', 'classify', 'classify', configs.CLASSIFY_PRESETS),
     'features': ('features of every video of a dataset, as plain arrays', 'features', 'write_features', {'default': configs.FeaturesConfig()}),
     'retrieve': ('nearest neighbours: R@k, with its baselines', 'retrieve', 'retrieve', {'default': configs.RetrieveConfig()}),
     'benchmark': ('time the way of a clip from file to network', 'benchmark', 'benchmark', {'default': configs.BenchmarkConfig()}),

@@ -74,9 +74,8 @@ def evaluator(config, videos, accelerator):
     return evaluate
 
 # %% ../nbs/21_pretrain.ipynb #13e9a9ae
-def optimise_for(config, run, accelerator, model, clips, held_out):
-    "The training itself: from the run's last checkpoint to the end."
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+def optimise_for(config, run, accelerator, model, optimizer, clips, compute, evaluate):
+    "The training itself, of any job: from the run's last checkpoint to the end. `compute` and `evaluate` (None: no validation) are as in `train`."
     batches = StepBatches(len(clips), config.batch_size, 0, 0, config.seed, accelerator.process_index, accelerator.num_processes)
     per_epoch = batches.per_epoch
     total = batches.stop = min(config.epochs * per_epoch, config.max_steps or config.epochs * per_epoch)
@@ -84,8 +83,7 @@ def optimise_for(config, run, accelerator, model, clips, held_out):
     values = train(run, accelerator, model, optimizer, make_loader(clips, batches, config.num_workers, accelerator.device.type == 'cuda'), compute,
                    lambda step: learning_rate(step, config.lr, per_epoch, total, config.milestones, config.warmup_steps, config.cosine),
                    per_epoch=per_epoch, total_steps=total, start=start, seed=config.seed,
-                   evaluate=evaluator(config, held_out, accelerator) if len(held_out) else None, eval_every=config.val_every,
-                   log_every=config.log_every, checkpoint_every=config.checkpoint_every)
+                   evaluate=evaluate, eval_every=config.val_every, log_every=config.log_every, checkpoint_every=config.checkpoint_every)
     return values | {'steps': total}
 
 # %% ../nbs/21_pretrain.ipynb #2097b155
@@ -114,7 +112,8 @@ def pretrain(config: PretrainConfig):
     clips, model = clips_from(config, videos), model_from(config)
     run = Run(config.out, config, accelerator.is_main_process, accelerator.num_processes)
     if run.main: report(videos, clips, model)
-    values = optimise_for(config, run, accelerator, model.to(accelerator.device), clips, held_out)
+    optimizer = torch.optim.Adam(model.to(accelerator.device).parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    values = optimise_for(config, run, accelerator, model, optimizer, clips, compute, evaluator(config, held_out, accelerator) if len(held_out) else None)
     facts = dict(videos=len(videos), skipped=len(videos.skipped), seed=config.seed, device=str(accelerator.device),
                  precision=accelerator.mixed_precision, processes=accelerator.num_processes, seconds=run.seconds)
     if run.state['best']: facts['best_step'], facts['best_loss'] = run.state['best']

@@ -340,7 +340,7 @@ def check_loss(accelerator, loss, step, run):
 
 def optimise(accelerator, optimizer, loss, rate):
     "One optimiser step on `loss` at learning rate `rate`."
-    for group in optimizer.param_groups: group['lr'] = rate
+    for group in optimizer.param_groups: group['lr'] = rate * group.get('factor', 1.0)
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(loss)
     optimizer.step()
