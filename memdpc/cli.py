@@ -66,12 +66,11 @@ def fail(error):
     print(f'memdpc: {printable(" ".join(text.split()))}', file=sys.stderr)
     sys.exit(2)
 
-def show(result):
+def show(result, above=''):
     "The final figures, a line each; tables, as that of a verdict, stay in metrics.json."
     for name, value in result.items():
-        if isinstance(value, list): continue
-        inner = value.items() if isinstance(value, dict) else [('', value)]
-        for key, v in inner: print(f'{f"{name} {key}":44} {v:.3f}' if isinstance(v, float) else f'{f"{name} {key}":44} {v}')
+        if isinstance(value, dict): show(value, f'{above}{name} ')
+        elif not isinstance(value, list): print(f'{above + name:44} {value:.3f}' if isinstance(value, float) else f'{above + name:44} {value}')
 
 # %% ../nbs/40_cli.ipynb #f4b325e8
 def main(argv=None):
