@@ -169,7 +169,7 @@ def majority(train_labels, test_labels):          # [V], [V']
     return float((test_labels == np.bincount(train_labels).argmax()).mean())
 
 # %% ../nbs/31_classify.ipynb #1cbbf0af
-def labels_of(videos): 
+def labels_of(videos):
     "int [V]: the labels of a `VideoList`."
     return np.array([video.label for video in videos.videos])
 
@@ -325,10 +325,11 @@ def classify(config: ClassifyConfig):
     accelerator.end_training()                                      # the processes part
     return result
 
-# %% ../nbs/31_classify.ipynb #4486485e
+# %% ../nbs/31_classify.ipynb #93859638
 def at_fraction(config, fraction, draw):
     "`config` with a share of the labels; `draw` chooses them and seeds the rest. Given `epochs` grow, so that the number of steps stays."
-    longer = {} if config.epochs is None else {'epochs': round(config.epochs / fraction), 'val_every': round(config.val_every / fraction)}
+    longer = {name: round(getattr(config, name) / fraction) for name in ('epochs', 'val_every') if config.epochs is not None}
+    if longer and config.milestones: longer['milestones'] = tuple(round(epoch / fraction) for epoch in config.milestones)
     return replace(config, label_fraction=fraction, draw=draw, **longer, **({} if config.mode == 'probe' else {'seed': config.seed + draw}))
 
 def few_labels(configs, fractions=(0.1, 0.2, 0.5, 1.0), draws=3):

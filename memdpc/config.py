@@ -159,8 +159,8 @@ class ClassifyConfig(FeaturesConfig):
 
 # %% ../nbs/06_config.ipynb #4131db07
 PROBE = ClassifyConfig()
-DEMO = replace(PROBE, mode='linear', network='tiny', img_size=48, num_blocks=6, frame_stride=1, epochs=4, dropout=0.0, lr=4e-3, milestones=(),
-               warmup_steps=20, cosine=True, min_area=1.0, flip=0.0, jitter=0.0, crops=1)
+DEMO = replace(PROBE, mode='linear', network='tiny', img_size=48, num_blocks=6, frame_stride=1, epochs=4, milestones=(3,), lr=4e-3, warmup_steps=20,
+               weight_decay=1e-5, dropout=0.0, min_area=1.0, flip=0.0, jitter=0.0, crops=1)
 CLASSIFY_PRESETS = {
     'default': PROBE,
     'demo-linear': DEMO, 'demo-finetune': replace(DEMO, mode='finetune'), 'demo-scratch': replace(DEMO, mode='scratch'),

@@ -339,7 +339,7 @@ def check_loss(accelerator, loss, step, run):
         raise TrainingError(f'the loss is {loss} at step {step}; last good checkpoint: {run.checkpoint() or "none"}')
 
 def optimise(accelerator, optimizer, loss, rate):
-    "One optimiser step on `loss` at learning rate `rate`."
+    "One optimiser step on `loss` at learning rate `rate`, times a group of parameters' own `factor` where it has one."
     for group in optimizer.param_groups: group['lr'] = rate * group.get('factor', 1.0)
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(loss)
