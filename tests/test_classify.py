@@ -236,6 +236,10 @@ def test_two_processes(whole, tmp_path):
     metrics = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
     assert (metrics['processes'], metrics['test_videos'], metrics['steps']) == (2, 4, 24)         # batches of two teach batch-norm little: no accuracy is asked for
     assert len(list(csv.DictReader(open(tmp_path / 'run' / 'predictions.csv')))) == 4
+    classifier = ActionClassifier.from_pretrained(str(tmp_path / 'run' / 'checkpoints' / f'step-{metrics["tested_step"]:08d}'))
+    clips = Clips(load_dataset('ucf101', whole, subset='test', progress=False), 2, 5, 1, 32, starts=Every())
+    alone, _ = predict(make_accelerator('cpu'), lambda x: classifier(x).softmax(1), clips, 2)     # both processes tested the weights that were saved, each its share
+    assert np.allclose(np.load(tmp_path / 'run' / 'probabilities.npy'), alone, atol=1e-6)
 
 
 @pytest.mark.slow
