@@ -23,6 +23,7 @@ COMMANDS = {  # name: (what it does, module, function, presets: the first counts
     'pretrain': ('pretrain MemDPC on a folder of videos', 'pretrain', 'pretrain', {'paper-ucf101': None} | configs.PRETRAIN_PRESETS),
     'classify': ('action recognition: a linear probe, with its baselines', 'classify', 'classify', {'default': configs.ClassifyConfig()}),
     'retrieve': ('nearest neighbours: R@1, with its baselines', 'retrieve', 'retrieve', {'default': configs.RetrieveConfig()}),
+    'atlas': ('what the slots of a memory hold, and which futures it weighs', 'atlas', 'atlas', {'default': configs.AtlasConfig()}),
     'benchmark': ('time the way of a clip from file to network', 'benchmark', 'benchmark', {'default': configs.BenchmarkConfig()}),
 }
 
