@@ -261,9 +261,9 @@ def plot_slots(norms, chosen, patches, start=None):
     bars = figure.add_subplot(grid[0, :])
     bars.bar(range(len(norms)), norms, width=1, color=['C1' if k in chosen else '0.75' for k in range(len(norms))])
     if start is not None: bars.plot(np.asarray(start), '.', color='k', markersize=1.5, label='before training')
-    for k in chosen: bars.annotate(str(k), (k, norms[k]), ha='center', va='bottom', color='C1', fontsize=7)
-    bars.set(xlim=(-1, len(norms)), ylabel='magnitude', title='Magnitude of every slot, and what the marked ones find: cell of the block that looks most alike')
-    bars.set_ylim(0, 1.15 * norms.max())
+    for i, k in enumerate(sorted(chosen)): bars.annotate(str(k), (k, norms.max() * (1.03 + .12 * (i % 2))), ha='center', color='C1', fontsize=7)
+    bars.set(xlim=(-1, len(norms)), ylabel='magnitude', title='The magnitude of every slot, and the blocks and cells nearest to the marked ones')
+    bars.set_ylim(0, 1.3 * norms.max())
     if start is not None: bars.legend(loc='lower right')
     for column, slot in enumerate(chosen):
         for row, patch in enumerate(patches[slot]):
@@ -354,8 +354,8 @@ def plot_surprise(clips, nats, chance, titles):
     "`clips`, uint8 `[N, 3, T, H, W]` each, as strips of their blocks, and above each the surprise `nats [N-1, h, w]`: mean (line) and cells (dots)."
     use_style()
     blocks, (H, W) = len(clips[0]), clips[0].shape[-2:]
-    figure, axes = plt.subplots(2 * len(clips), 1, figsize=(6.5, len(clips) * (1.05 + 6.2 / (2 * blocks) * H / W)), sharex=True,
-                                height_ratios=[1, 6.2 / (2 * blocks) * H / W] * len(clips))
+    figure, axes = plt.subplots(2 * len(clips), 1, figsize=(6.5, len(clips) * (1.15 + 7.4 / (2 * blocks) * H / W)), sharex=True,
+                                height_ratios=[.75, 6.8 / (2 * blocks) * H / W] * len(clips))
     top = max([chance, *(values.max().item() for values in nats)])
     for above, below, clip, values, title in zip(axes[::2], axes[1::2], clips, nats, titles):
         x = np.arange(1, blocks) + .5
@@ -367,7 +367,7 @@ def plot_surprise(clips, nats, chance, titles):
         for block in range(blocks):
             for place, frame in enumerate((0, -1)):
                 ax = below.inset_axes((block + .03 + .47 * place, .02, .46, .96), transform=below.get_xaxis_transform())
-                ax.imshow(np.asarray(clip)[block, :, frame].transpose(1, 2, 0) // 16 * 17, aspect='auto')
+                ax.imshow(np.asarray(clip)[block, :, frame].transpose(1, 2, 0) // 16 * 17)
                 ax.axis('off')
         below.spines[:].set_visible(False)
         below.set(xlim=(0, blocks), yticks=[], xticks=np.arange(blocks) + .5, xticklabels=[f'block {n + 1}' for n in range(blocks)])
@@ -446,20 +446,21 @@ def save_figures(folder, figures):
         with written_whole(Path(folder) / f'{name}.png') as aside: figure.savefig(aside, format='png')
         plt.close(figure)
 
-# %% ../nbs/34_atlas.ipynb #9a61c8ce
-def look_at_slots(model, clips, labels, classes, config, start):
-    "`(figures, pictures, Nearest)` of how the slots are used, by whom, and what they find; `start` is the network before training."
-    usage, sums, found, at_start = survey(model, clips, labels, config, start.predictor.slots.detach())
-    names, facts = [classes[label] for label in labels], usage_figures(usage)
-    told = information(sums)
+# %% ../nbs/34_atlas.ipynb #295fdb54
+def look_at_slots(models, clips, labels, classes, config):
+    "`(figures, pictures, Nearest)` of the last of some stages: how its slots are used, by whom, and what they find; the first stage's beside it."
+    names, (first, *_, model) = [classes[label] for label in labels], [*models.values()] * 2
+    slots, start = (network.predictor.slots.detach().cpu() for network in (model, first))
+    usage, sums, found, at_start = survey(model, clips, labels, config, start)
+    facts, told = usage_figures(usage), information(sums)
     facts |= {'class and slot, nats': told[0].item(), 'class and slot, nats, labels shuffled': told[1:].mean().item(),
-              'found alike': agreement(found, labels), 'found alike, slots before training': agreement(at_start, labels),
+              'found alike': agreement(found, labels), f'found alike, slots of {next(iter(models))}': agreement(at_start, labels),
               'found alike, chance': chance_agreement(labels)}
-    chosen = list(config.slots or usage.mean.topk(min(5, facts['slots'])).indices.sort().values.tolist())
-    grid = model_grid(model, clips)
-    patches = {slot: find_patches(found, slot, clips, names, grid) for slot in chosen}
-    norms = [network.predictor.slots.detach().norm(dim=1).cpu() for network in (model, start)]
-    return facts, {'slots': plot_slots(norms[0], chosen, patches, norms[1]), 'usage': plot_usage(usage).figure,
+    began = 'untrained' in models and len(models) > 1               # else nobody knows what the slots were before training
+    if began: facts['slots moved, share of their length'] = ((slots - start).norm(dim=1) / start.norm(dim=1)).mean().item()
+    chosen = list(config.slots or usage.mean.topk(min(5, len(slots))).indices.sort().values.tolist())
+    patches = {slot: find_patches(found, slot, clips, names, model_grid(model, clips)) for slot in chosen}
+    return facts, {'slots': plot_slots(slots.norm(dim=1), chosen, patches, start.norm(dim=1) if began else None), 'usage': plot_usage(usage).figure,
                    'classes': plot_classes(sums[0], classes).figure}, found
 
 def look_at_stages(models, clips, labels, classes, config):
@@ -473,7 +474,7 @@ def look_at_stages(models, clips, labels, classes, config):
 # %% ../nbs/34_atlas.ipynb #1df2bc3d
 def companions(clips, config):
     "Numbers of a batch of clips: the first of the video that the config names, and others at random."
-    first = int(clips.first[config.video])
+    first = int(clips.first[config.example])
     return [first, *(int(i) for i in np.random.default_rng([config.seed, 8]).permutation(len(clips)) if i != first)][:config.batch_size]
 
 def look_at_clip(model, clips, labels, classes, config, found):
@@ -494,9 +495,9 @@ def atlas(config: AtlasConfig):
     """
     model, sizes = memory_of(config)
     clips, labels, classes = training_clips(config, model, **sizes)
-    if config.video >= len(clips.videos): raise ConfigError(f'video {config.video}: there are {len(clips.videos)} training videos, from 0 on')
+    if config.example >= len(clips.videos): raise ConfigError(f'example {config.example}: there are {len(clips.videos)} training videos, from 0 on')
     models = {stage: network.to(next(model.parameters()).device) for stage, network in stage_models(config.checkpoint, config.stages, model).items()}
-    facts, pictures, found = look_at_slots(model, clips, labels, classes, config, next(iter(models.values())))
+    facts, pictures, found = look_at_slots(models, clips, labels, classes, config)
     for part in (look_at_stages(models, clips, labels, classes, config), look_at_clip(model, clips, labels, classes, config, found)):
         facts, pictures = facts | part[0], pictures | part[1]
     save_figures(Path(config.out) / 'figures', pictures)

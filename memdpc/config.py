@@ -31,7 +31,7 @@ RANGES = {  # field: (smallest, largest) value that makes sense
     'min_area': (0.01, 1), 'flip': (0, 1), 'jitter': (0, 2), 'val_fraction': (0, 0.9), 'val_every': (1, 1_000_000), 'log_every': (1, 10**9),
     'checkpoint_every': (1, 10**9), 'seed': (0, 2**31 - 1), 'num_workers': (0, 1024), 'clips_per_video': (1, 1000), 'videos_per_class': (1, 10**6),
     'time_limit': (1, 86_400), 'short_side': (16, 4096), 'crf': (0, 51), 'clips': (1, 100_000),
-    'slots': (0, 10_000_000), 'stages': (1, 100), 'classes': (1, 10), 'video': (0, 10**9),
+    'slots': (0, 10_000_000), 'stages': (1, 100), 'classes': (1, 10), 'example': (0, 10**9),
 }
 
 # %% ../nbs/06_config.ipynb #058538f7
@@ -137,7 +137,7 @@ class AtlasConfig(FeaturesConfig):
     slots: tuple[int, ...] = ()               # numbers of those to look into; none: the five that are used most
     stages: int = 4                           # checkpoints of the run to compare (Figure S4), the untrained network among them
     classes: int = 10                         # classes in that figure, drawn at random if there are more
-    video: int = 0                            # number of the training video whose futures and surprises are drawn
+    example: int = 0                          # number of the training video whose futures and surprises are drawn
 
 # %% ../nbs/06_config.ipynb #4e2ccd06
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def run(whole, tmp_path_factory):
     return out
 
 
-def job(root, tmp_path, checkpoint, **more):
-    return AtlasConfig(**dict(checkpoint=str(checkpoint), root=str(root), out=str(tmp_path / 'out'), num_workers=0, device='cpu') | more)
+def job(where, tmp_path, checkpoint, **more):
+    return AtlasConfig(**dict(checkpoint=str(checkpoint), root=str(where), out=str(tmp_path / 'out'), num_workers=0, device='cpu') | more)
 
 
 def figures(tmp_path): return sorted(path.name for path in (tmp_path / 'out' / 'figures').iterdir())
@@ -109,14 +109,15 @@ def test_a_run_end_to_end(whole, run, tmp_path):
     for picture in (tmp_path / 'out' / 'figures').iterdir(): assert picture.read_bytes()[:4] == b'\x89PNG'
 
 
-@pytest.mark.parametrize('kind', ['one direction', 'random', 'folder of weights', 'unlabelled', 'released', 'one stage', 'an early checkpoint'])
+@pytest.mark.parametrize('kind', ['one direction', 'one stage', *(pytest.param(kind, marks=pytest.mark.slow) for kind in
+                                  ('random', 'folder of weights', 'unlabelled', 'released', 'an early checkpoint'))])
 def test_every_kind_of_checkpoint_and_dataset(kind, whole, run, tmp_path):
     more = dict(frame_stride=1)
     if kind == 'one direction': checkpoint = save(tmp_path / 'net', bidirectional=False)
     if kind == 'folder of weights': checkpoint = save(tmp_path / 'net')
     if kind == 'random': checkpoint, more = 'random', more | dict(network='tiny', img_size=32, num_blocks=2)
     if kind == 'unlabelled': checkpoint, more = run, more | dict(dataset='folder', root=str(whole / 'videos' / 'Left'))
-    if kind == 'one stage': checkpoint, more = run, more | dict(stages=1, classes=1, slots=(7, 0), video=7, clips_per_video=2)
+    if kind == 'one stage': checkpoint, more = run, more | dict(stages=1, classes=1, slots=(7, 0), example=7, clips_per_video=2)
     if kind == 'an early checkpoint': checkpoint = run / 'checkpoints' / 'step-00000002'
     if kind == 'released':
         checkpoint, more = tmp_path / 'net.pth.tar', more | dict(img_size=64, num_blocks=3)
@@ -130,6 +131,7 @@ def test_every_kind_of_checkpoint_and_dataset(kind, whole, run, tmp_path):
     if kind == 'unlabelled': assert facts['class and slot, nats'] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_gives_the_same(whole, run, tmp_path):
     first, second = (atlas(job(whole, tmp_path, run, out=str(tmp_path / name)))['atlas'] for name in 'ab')
     assert first == second
@@ -178,12 +180,13 @@ def test_stages_lie_evenly_and_the_first_is_the_start(whole, run):
 def test_what_does_not_serve_is_one_line(whole, run, tmp_path):
     with pytest.raises(CheckpointError, match='without a memory'): atlas(job(whole, tmp_path, save(tmp_path / 'dpc', mem_size=0)))
     with pytest.raises(ConfigError, match='slot 8: this memory has 8 slots'): atlas(job(whole, tmp_path, run, slots=(2, 8)))
-    with pytest.raises(ConfigError, match='video 8: there are 8 training videos'): atlas(job(whole, tmp_path, run, video=8))
+    with pytest.raises(ConfigError, match='example 8: there are 8 training videos'): atlas(job(whole, tmp_path, run, example=8))
     with pytest.raises(ConfigError, match='no out'): atlas(job(whole, tmp_path, run, out=''))
     with pytest.raises(ConfigError, match='classes must lie in 1..10'): job(whole, tmp_path, run, classes=11)
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_command(whole, run, tmp_path):
     words = ['--checkpoint', run, '--root', whole, '--num_workers', 0, '--device', 'cpu', '--slots', 1, 2, '--out', tmp_path / 'out']
     done = subprocess.run([sys.executable, '-m', 'memdpc', 'atlas', *map(str, words)], capture_output=True, text=True, timeout=120)
