@@ -449,7 +449,7 @@ def save_figures(folder, figures):
 # %% ../nbs/34_atlas.ipynb #295fdb54
 def look_at_slots(models, clips, labels, classes, config):
     "`(figures, pictures, Nearest)` of the last of some stages: how its slots are used, by whom, and what they find; the first stage's beside it."
-    names, (first, *_, model) = [classes[label] for label in labels], [*models.values()] * 2
+    names, (first, *_, model) = [classes[label] for label in labels], [*models.values()] * 2    # twice: there may be one stage
     slots, start = (network.predictor.slots.detach().cpu() for network in (model, first))
     usage, sums, found, at_start = survey(model, clips, labels, config, start)
     facts, told = usage_figures(usage), information(sums)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_measure import SIZES, make, released_file
+from test_runs import NOTEBOOK, papermill
 
 from memdpc.atlas import (Nearest, Usage, add_by_class, atlas, chance_agreement, information, labelings, map_addresses, purity, some_clips,
                           stage_addresses, stage_models, survey, training_clips, usage_figures)
@@ -195,6 +196,29 @@ def test_command(whole, run, tmp_path):
     words[1] = save(tmp_path / 'dpc', mem_size=0)
     done = subprocess.run([sys.executable, '-m', 'memdpc', 'atlas', *map(str, words)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith('memdpc: ') and 'Traceback' not in done.stderr
+
+
+# ---- the run notebook
+
+@pytest.mark.slow
+def test_notebook_without_parameters(tmp_path):
+    done, target = papermill(tmp_path, notebook=NOTEBOOK.with_name('atlas.ipynb'))
+    assert done.returncode == 0, done.stderr
+    assert target.read_text().count('image/png') >= 6 and [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+@pytest.mark.slow
+def test_notebook_with_a_run(whole, run, tmp_path):
+    words = ['-p', 'checkpoint', run, '-p', 'root', whole, '-p', 'out', tmp_path / 'out', '-y', 'slots: [3, 5]', '-p', 'num_workers', 0, '-p', 'device', 'cpu']
+    done, _ = papermill(tmp_path, *words, notebook=NOTEBOOK.with_name('atlas.ipynb'))
+    assert done.returncode == 0, done.stderr
+    assert figures(tmp_path) == FIGURES and 'atlas' in json.loads((tmp_path / 'out' / 'metrics.json').read_text())
+
+
+@pytest.mark.slow
+def test_notebook_refuses_what_is_no_parameter(tmp_path):
+    done, _ = papermill(tmp_path, '-p', 'slot', 3, notebook=NOTEBOOK.with_name('atlas.ipynb'))
+    assert done.returncode != 0 and "ConfigError: 'slot' is no parameter of this job" in done.stderr
 
 
 # ---- sums, at sizes that lessons do not have
