@@ -24,6 +24,7 @@ COMMANDS = {  # name: (what it does, module, function, presets: the first counts
     'classify': ('action recognition: probe, linear layer, finetuning, from scratch', 'classify', 'classify', configs.CLASSIFY_PRESETS),
     'features': ('features of every video of a dataset, as plain arrays', 'features', 'write_features', {'default': configs.FeaturesConfig()}),
     'retrieve': ('nearest neighbours: R@k, with its baselines', 'retrieve', 'retrieve', {'default': configs.RetrieveConfig()}),
+    'atlas': ('what the slots of a memory hold, and which futures it weighs', 'atlas', 'atlas', {'default': configs.AtlasConfig()}),
     'benchmark': ('time the way of a clip from file to network', 'benchmark', 'benchmark', {'default': configs.BenchmarkConfig()}),
 }
 

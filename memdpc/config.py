@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'PAPER', 'PRETRAIN_PRESETS', 'PROBE', 'DEMO', 'CLASSIFY_PRESETS', 'ConfigError', 'check_ranges',
-           'PretrainConfig', 'FeaturesConfig', 'RetrieveConfig', 'ClassifyConfig', 'ShapesConfig', 'ScanConfig',
-           'PrepareConfig', 'BenchmarkConfig', 'parse', 'one_line', 'words', 'config_from', 'notebook_parameters',
-           'save_config', 'config_differences']
+           'PretrainConfig', 'FeaturesConfig', 'RetrieveConfig', 'ClassifyConfig', 'AtlasConfig', 'ShapesConfig',
+           'ScanConfig', 'PrepareConfig', 'BenchmarkConfig', 'parse', 'one_line', 'words', 'config_from',
+           'notebook_parameters', 'save_config', 'config_differences']
 
 # %% ../nbs/06_config.ipynb #edd8ef7d
 import contextlib
@@ -33,6 +33,7 @@ RANGES = {  # field: (smallest, largest) value that makes sense
     'time_limit': (1, 86_400), 'short_side': (16, 4096), 'crf': (0, 51), 'clips': (1, 100_000),
     'k': (1, 10**6),
     'label_fraction': (1e-6, 1), 'draw': (0, 10**6), 'backbone_lr': (0, 1),
+    'slots': (0, 10_000_000), 'stages': (1, 100), 'classes': (1, 10), 'example': (0, 10**9),
 }
 
 # %% ../nbs/06_config.ipynb #058538f7
@@ -81,6 +82,7 @@ class PretrainConfig:
     val_every: int = 1                        # epochs between validations
     log_every: int = 10                       # steps between rows in metrics.csv
     checkpoint_every: int = 500               # steps between checkpoints, besides one after each validation
+    keep_checkpoints: bool = False            # keep every checkpoint, not only the last and the best (to look back at the run's stages)
     seed: int = 0                             # of weights, order, crops, colours and dropout
     num_workers: int = 2                      # processes that decode
     device: str = 'auto'                      # auto, cpu, cuda, mps
@@ -166,6 +168,15 @@ CLASSIFY_PRESETS = {
     'demo-linear': DEMO, 'demo-finetune': replace(DEMO, mode='finetune'), 'demo-scratch': replace(DEMO, mode='scratch'),
     'paper-linear': replace(PROBE, mode='linear'), 'paper-finetune': replace(PROBE, mode='finetune'), 'paper-scratch': replace(PROBE, mode='scratch'),
 }
+
+# %% ../nbs/06_config.ipynb #a71a5001
+@dataclass(frozen=True)
+class AtlasConfig(FeaturesConfig):
+    "What the memory of a network holds, by its training videos: pictures into out/figures, figures into out/metrics.json."
+    slots: tuple[int, ...] = ()               # numbers of those to look into; none: the five that are used most
+    stages: int = 4                           # checkpoints of the run to compare (Figure S4), the untrained network among them
+    classes: int = 10                         # classes in that figure, drawn at random if there are more
+    example: int = 0                          # number of the training video whose futures and surprises are drawn
 
 # %% ../nbs/06_config.ipynb #4e2ccd06
 @dataclass(frozen=True)
@@ -287,7 +298,7 @@ def save_config(config, path):
     "Write a config as JSON."
     path.write_text(json.dumps(asdict(config), indent=2) + '\n', encoding='utf-8')
 
-def config_differences(config, path, ignored=('out', 'resume', 'device', 'num_workers')):
+def config_differences(config, path, ignored=('out', 'resume', 'device', 'num_workers', 'keep_checkpoints')):
     "`['field: saved -> now', ...]` for the fields in which `config` differs from the one saved at `path`."
     saved, now = json.loads(path.read_text(encoding='utf-8')), json.loads(json.dumps(asdict(config)))
     return [f'{name}: {saved.get(name)} -> {now.get(name)}' for name in now.keys() | saved.keys()

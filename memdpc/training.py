@@ -172,7 +172,8 @@ def cut_metrics(run, step):
 
 # %% ../nbs/20_training.ipynb #bf331fe1
 def keep_last_and_best(run):
-    "Drop every checkpoint but the last and the best; each vanishes at once, so that no part of it can pass for a whole one."
+    "Drop every checkpoint but the last and the best (unless the run keeps all); each vanishes at once, so that no part of it can pass for a whole one."
+    if run.keep_all: return
     best = run.state['best']
     kept = {run.checkpoint().name} | ({f'step-{best[0]:08d}'} if best else set())
     for folder in run.checkpoints.glob('step-*'):
@@ -201,7 +202,7 @@ class Run:
     def __init__(self, out, config, main=True, processes=1):
         if not str(out): raise ConfigError("no out: name the run's folder")
         self.folder, self.main, self.began = Path(out), main, time.monotonic()
-        self.checkpoints = self.folder / 'checkpoints'
+        self.checkpoints, self.keep_all = self.folder / 'checkpoints', getattr(config, 'keep_checkpoints', False)
         self.state = {'step': 0, 'best': None, 'values': {}, 'processes': processes, 'seconds': 0.0}
         if self.checkpoint() or self.finished: self.go_on(config)
         if main and not self.finished: prepare_folder(self, config)
@@ -231,7 +232,7 @@ class Run:
 
 # %% ../nbs/20_training.ipynb #43e7864c
 def save_checkpoint(run, step, model, optimizer):
-    "Write `checkpoints/step-XXXXXXXX` whole or not at all, then drop the older ones but the best. Weights that are no numbers are not saved."
+    "Write `checkpoints/step-XXXXXXXX` whole or not at all, then drop the older ones that the run does not keep. Weights that are no numbers are not saved."
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise TrainingError(f'a weight is no number after step {step}; last good checkpoint: {run.checkpoint() or "none"}')
     folder = run.checkpoints / f'step-{step:08d}'

@@ -16,7 +16,7 @@ from memdpc.video import write_video
 OTHER = dict(dataset='folder', root='some where', out='there', split='2', network='resnet50', img_size='64', num_blocks='9', block_len='4', frame_stride='2', time_stride='0.1',
              pred_steps='2', mem_size='0', bidirectional='false', dropout='0.2', address_gain='8', batch_size='4', epochs='7', max_steps='11', lr='0.01',
              weight_decay='0', milestones='[1, 2]', warmup_steps='3', cosine='True', min_area='1', flip='0', jitter='0', val_fraction='0.2', val_every='2',
-             log_every='1', checkpoint_every='9', seed='5', num_workers='0', device='cpu', precision='no', resume='true')
+             log_every='1', checkpoint_every='9', keep_checkpoints='true', seed='5', num_workers='0', device='cpu', precision='no', resume='true')
 
 
 def memdpc(*words, **more):
