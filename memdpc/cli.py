@@ -23,15 +23,17 @@ COMMANDS = {  # name: (what it does, module, function, presets: the first counts
     'pretrain': ('pretrain MemDPC on a folder of videos', 'pretrain', 'pretrain', {'paper-ucf101': None} | configs.PRETRAIN_PRESETS),
     'classify': ('action recognition: a linear probe, with its baselines', 'classify', 'classify', {'default': configs.ClassifyConfig()}),
     'retrieve': ('nearest neighbours: R@1, with its baselines', 'retrieve', 'retrieve', {'default': configs.RetrieveConfig()}),
+    'oops': ('intentional, transition or unintentional action, with the baselines', 'oops', 'oops', {'default': configs.OopsConfig()}),
     'benchmark': ('time the way of a clip from file to network', 'benchmark', 'benchmark', {'default': configs.BenchmarkConfig()}),
 }
 
 # %% ../nbs/40_cli.ipynb #85ad35fe
 def write_shapes(config):
-    "`memdpc shapes`: the embedded dataset, written to `config.out`."
-    from memdpc import shapes
+    "`memdpc shapes`: the embedded datasets, actions and mishaps, written to `config.out`."
+    from memdpc import mishaps, shapes
     if not config.out: raise configs.ConfigError("no out: name the dataset's folder")
-    shapes.write_shapes(config.out, config.videos_per_class, config.seed, config.num_workers)
+    out = shapes.write_shapes(config.out, config.videos_per_class, config.seed, config.num_workers)
+    mishaps.write_mishaps(out / 'oops_dataset', config.videos_per_class, config.seed, config.num_workers)
 
 # %% ../nbs/40_cli.ipynb #37eb763f
 def usage():

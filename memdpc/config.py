@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'PAPER', 'PRETRAIN_PRESETS', 'ConfigError', 'check_ranges', 'PretrainConfig', 'FeaturesConfig',
-           'ClassifyConfig', 'RetrieveConfig', 'ShapesConfig', 'ScanConfig', 'PrepareConfig', 'BenchmarkConfig',
-           'parse', 'one_line', 'words', 'config_from', 'notebook_parameters', 'save_config', 'config_differences']
+           'ClassifyConfig', 'RetrieveConfig', 'OopsConfig', 'ShapesConfig', 'ScanConfig', 'PrepareConfig',
+           'BenchmarkConfig', 'parse', 'one_line', 'words', 'config_from', 'notebook_parameters', 'save_config',
+           'config_differences']
 
 # %% ../nbs/06_config.ipynb #edd8ef7d
 import contextlib
@@ -30,6 +31,7 @@ RANGES = {  # field: (smallest, largest) value that makes sense
     'min_area': (0.01, 1), 'flip': (0, 1), 'jitter': (0, 2), 'val_fraction': (0, 0.9), 'val_every': (1, 1_000_000), 'log_every': (1, 10**9),
     'checkpoint_every': (1, 10**9), 'seed': (0, 2**31 - 1), 'num_workers': (0, 1024), 'clips_per_video': (1, 1000), 'videos_per_class': (1, 10**6),
     'time_limit': (1, 86_400), 'short_side': (16, 4096), 'crf': (0, 51), 'clips': (1, 100_000),
+    'transition_share': (0.01, 0.99),
 }
 
 # %% ../nbs/06_config.ipynb #058538f7
@@ -127,6 +129,35 @@ class ClassifyConfig(FeaturesConfig):
 @dataclass(frozen=True)
 class RetrieveConfig(FeaturesConfig):
     "Nearest neighbours of test videos among training videos (R@1), its baselines beside it."
+
+# %% ../nbs/06_config.ipynb #0a5c0f33
+@dataclass(frozen=True)
+class OopsConfig:
+    "Unintentional action: intentional, transition or unintentional, at every moment of a video; the baselines beside it."
+    checkpoint: str = ''                      # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
+    dataset: Literal['oops', 'oops-filtered'] = 'oops'  # all labelled videos, or those that passed the dataset's quality control
+    root: str = ''                            # the dataset's folder
+    out: str = ''                             # the folder for the results
+    reading: Literal['memdpc', 'oops'] = 'memdpc'  # of three annotators' times: MemDPC's, or that of the dataset's own code
+    mode: Literal['linear', 'finetune'] = 'linear'  # what is trained: the head alone, or the network as well
+    transition_share: float = 1 / 3           # of what training draws; transitions are oversampled to it
+    network: Literal['tiny', 'resnet18', 'resnet34', 'resnet50'] = 'resnet18'  # of a random checkpoint
+    img_size: int | None = None               # height and width of the frames; None: the checkpoint's, or 128
+    num_blocks: int | None = None             # seconds in a window; None: the checkpoint's, or 8
+    lr: float = 1e-3                          # finetuning: Adam's learning rate, dropped once to a tenth
+    weight_decay: float = 0.0                 # finetuning: on every parameter
+    batch_size: int = 16                      # finetuning: windows per process
+    epochs: int = 20                          # finetuning: passes over as many windows as there are videos
+    max_steps: int | None = None              # finetuning: stop after so many optimiser steps, if that is sooner
+    val_fraction: float = 0.2                 # share of the training videos held out to watch the loss
+    seed: int = 0                             # of random weights, draws and the held-out videos
+    num_workers: int = 2                      # processes that decode
+    device: str = 'auto'                      # auto, cpu, cuda, mps
+    resume: bool = False                      # finetuning: go on from the last checkpoint in out
+
+    def __post_init__(self):
+        check_ranges(self)
+        if not self.val_fraction: raise ConfigError('val_fraction must be above 0: held-out videos say when to stop')
 
 # %% ../nbs/06_config.ipynb #4e2ccd06
 @dataclass(frozen=True)
