@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'RATES', 'LENGTHS', 'SPEEDS', 'NEVER', 'FLOOR', 'GRAVITY', 'SIDE', 'OBJECT', 'GROUND', 'EARTH', 'SNOW',
-           'LAMP', 'GRAIN', 'FLAKES', 'TITLES', 'Mishap', 'plan', 'hops', 'Body', 'bodies', 'drop', 'slip', 'collision',
-           'miss', 'cover', 'render_mishap', 'annotate', 'entry', 'mishap_title', 'mishap_part', 'mishap_lists',
-           'write_one_mishap', 'write_mishaps']
+           'LAMP', 'GRAIN', 'FLAKES', 'GUST', 'TITLES', 'Mishap', 'plan', 'hops', 'Body', 'bodies', 'drop', 'slip',
+           'collision', 'miss', 'cover', 'render_mishap', 'annotate', 'entry', 'mishap_title', 'mishap_part',
+           'mishap_lists', 'write_one_mishap', 'write_mishaps']
 
 # %% ../nbs/05_mishaps.ipynb #f0d60b10
 import json
@@ -22,10 +22,10 @@ import numpy as np
 from .shapes import ShapesError, claim
 from .video import write_video, write_whole
 
-# %% ../nbs/05_mishaps.ipynb #65703c4d
+# %% ../nbs/05_mishaps.ipynb #202c5dfb
 KINDS = ('Drop', 'Slip', 'Collision', 'Miss')
 RATES, LENGTHS = (10, 12, 15, 20), (5, 9)             # frames per second, seconds
-SPEEDS, NEVER = (.1, .2), .15                         # frame widths per second; the share of videos in which nothing fails
+SPEEDS, NEVER = (.2, .35), .15                         # frame widths per second; the share of videos in which nothing fails
 
 @dataclass(frozen=True)
 class Mishap:
@@ -109,10 +109,11 @@ def miss(m, t, after, x, still):
     aside = np.sign(m.speed) * .3 * np.clip(after / .3 + 1, 0, 1)
     return [Body('box', x + aside, .8 + still, (.2, .05), still), Body('disc', x, np.where(after < 0, tossed, missed), (.12, .12), still)]
 
-# %% ../nbs/05_mishaps.ipynb #950bee82
+# %% ../nbs/05_mishaps.ipynb #1d21471b
 SIDE = 64                                             # height and width of the pictures, pixels
 OBJECT, GROUND, EARTH, SNOW = (235, 200, 80), (40, 60, 90), (70, 90, 120), (180, 188, 205)   # colours, the same in every video
-LAMP, GRAIN, FLAKES = .4, 3, 20                       # flicker (of the log of brightness), the camera's noise (of 255), flakes in a frame
+LAMP, GRAIN = .3, 3                                   # flicker (of the log of brightness), the camera's noise (of 255): standard deviations
+FLAKES, GUST = 10, 60                                 # flakes in a frame, and how many more for a second, once in a video
 
 def cover(body, side):
     "How much of each pixel a body covers: [T, H, W]; left and right are joined, top and bottom are not"
@@ -126,7 +127,7 @@ def cover(body, side):
                'cross': lambda: np.maximum(np.minimum(u, v) - .4 * a, np.maximum(u, v) - a)}[body.figure]()
     return np.clip(.5 - .7 * side * outside, 0, 1) * ~np.isnan(body.x)[:, None, None]
 
-# %% ../nbs/05_mishaps.ipynb #dfe19b0b
+# %% ../nbs/05_mishaps.ipynb #a86e2e8b
 def render_mishap(mishap, seed=0, number=0, side=SIDE):
     "The video of a mishap, in falling snow and under a flickering lamp: uint8 [T, H, W, 3]; the same arguments give the same pixels"
     rng, T = np.random.default_rng([seed, 9, KINDS.index(mishap.kind), number]), mishap.frames
@@ -134,8 +135,9 @@ def render_mishap(mishap, seed=0, number=0, side=SIDE):
     earth = np.clip(side * ((np.arange(side) + .5) / side - FLOOR) + .5, 0, 1)[:, None, None]                # [H, 1, 1]
     video = np.broadcast_to(colours['ground'] + earth * (colours['earth'] - colours['ground']), (T, side, side, 3)).astype(np.float32)
     for body in bodies(mishap): video += cover(body, side)[..., None] * (colours['object'] - video)
-    frame, (y, x) = np.arange(T)[:, None], rng.integers(side, size=(2, T, FLAKES))
-    for dy, dx in np.ndindex(2, 2): video[frame, (y + dy) % side, (x + dx) % side] = colours['snow']       # a flake is 2x2 pixels
+    y, x, gust = *rng.integers(side, size=(2, T, FLAKES + GUST)), rng.uniform(0, T)
+    frame, flake = np.nonzero((np.arange(FLAKES + GUST) < FLAKES) | (abs(np.arange(T) - gust) < mishap.fps / 2)[:, None])
+    for dy, dx in np.ndindex(2, 2): video[frame, (y[frame, flake] + dy) % side, (x[frame, flake] + dx) % side] = colours['snow']   # 2x2 pixels each
     lamp, grain = np.exp(rng.normal(0, LAMP, (T, 1, 1, 1))).astype(np.float32), GRAIN * rng.standard_normal((T, side, side, 1), dtype=np.float32)
     return np.rint((lamp * video + grain).clip(0, 255)).astype(np.uint8)
 
