@@ -33,7 +33,7 @@ def write_shapes(config):
     from memdpc import mishaps, shapes
     if not config.out: raise configs.ConfigError("no out: name the dataset's folder")
     out = shapes.write_shapes(config.out, config.videos_per_class, config.seed, config.num_workers)
-    mishaps.write_mishaps(out / 'oops_dataset', config.videos_per_class, config.seed, config.num_workers)
+    mishaps.write_mishaps(out / 'oops_dataset', max(4, config.videos_per_class // 2), config.seed, config.num_workers)
 
 # %% ../nbs/40_cli.ipynb #37eb763f
 def usage():

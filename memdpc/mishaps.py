@@ -68,13 +68,14 @@ class Body:
     size: tuple[float, float]                         # half width and half height
     angle: np.ndarray                                 # [T], radians
 
-# %% ../nbs/05_mishaps.ipynb #790f8dff
+# %% ../nbs/05_mishaps.ipynb #264941a5
 def bodies(mishap):
     "`[Body]` of a mishap"
     m, t = mishap, np.arange(mishap.frames) / mishap.fps
     still, after, x = np.zeros_like(t), np.maximum(t - m.when, -99), m.place + m.speed * t    # after: seconds since it went wrong, negative before
     return {'Drop': drop, 'Slip': slip, 'Collision': collision, 'Miss': miss}[m.kind](m, t, after, x, still)
 
+# %% ../nbs/05_mishaps.ipynb #11659566
 def drop(m, t, after, x, still):
     "A hand carries a ball through the air, gently up and down; it lets go, and goes on"
     hand, ground = .14 + .05 * np.sin(2 * np.pi * (t / 1.7 + m.phase)), FLOOR - .15
@@ -90,6 +91,7 @@ def slip(m, t, after, x, still):
     lean = .28 * np.sin(np.minimum(turn, np.pi / 2))                           # the foot stays where it is
     return [Body('box', x + np.sign(m.speed) * lean, FLOOR - height - bob, (.09, .28), np.sign(m.speed) * turn)]
 
+# %% ../nbs/05_mishaps.ipynb #d6a64d47
 def collision(m, t, after, x, still):
     "A wheel rolls along; a box comes the other way, fast, and throws it back"
     wheel = np.where(after < 0, x, x - 2 * m.speed * after)
