@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_runs import papermill
 
 from memdpc.augment import prepare
 from memdpc.cli import main
@@ -357,3 +358,15 @@ def test_a_slice_of_the_study_again(tmp_path):
     for row in rows:
         for measure in ('balanced_accuracy', 'accuracy', 'within_1'):
             assert row[measure] == pytest.approx(float(committed[row['name']][measure]), abs=.02), (row['name'], measure)
+
+
+@pytest.mark.slow
+def test_the_run_notebook(tmp_path, root, net):
+    "Through papermill on a dataset of one's own; a wrong name ends it."
+    words = ['-p', 'root', root, '-p', 'checkpoint', net, '-p', 'out', tmp_path / 'out', '-p', 'num_workers', 0, '-p', 'device', 'cpu']
+    notebook = Path(__file__).resolve().parents[1] / 'nbs/runs/oops.ipynb'
+    done, target = papermill(tmp_path, *words, notebook=notebook, cwd=notebook.parents[2])
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / 'out/metrics.json').read_text())['oops_videos']['test_labelled'] == 8 and 'image/png' in target.read_text()
+    done, _ = papermill(tmp_path, '-p', 'checkpont', 'x', notebook=notebook, cwd=notebook.parents[2])
+    assert done.returncode and "'checkpont' is no parameter of this job" in done.stderr
