@@ -156,21 +156,24 @@ def entry(times, length):
     stdev = statistics.pstdev(times)
     return {'t': times, 'len': length, 'stdev': stdev, 'rel_t': [t / length for t in times], 'rel_stdev': stdev / length, 'n_notfound': times.count(-1)}
 
-# %% ../nbs/05_mishaps.ipynb #a8883cb3
+# %% ../nbs/05_mishaps.ipynb #404457b3
 TITLES = ('{kind} in the snow {number}', "That's a {kind}! #{number}", '"{kind}" & more, no. {number}', 'Früh übt sich – {kind} {number}', '雪の日 {kind} {number}')
 
 def mishap_title(kind, number):
     "A name such as people give their videos"
     return TITLES[number % len(TITLES)].format(kind=kind, number=number)
 
-def mishap_part(number): return 'val' if number % 4 == 3 else 'train'
+def mishap_part(number):
+    "Which part of the dataset a video is in"
+    return 'val' if number % 4 == 3 else 'train'
 
 def mishap_lists(videos_per_kind, seed=0):
     "`{file name: text}` of Oops!'s annotations: lists of names, all and filtered, and times; of the training videos every fourth has no times"
     lists, times, fourth = {f'{part}{suffix}.txt': [] for part in ('train', 'val') for suffix in ('', '_filtered')}, {}, {}
     for number in range(videos_per_kind):
         for kind in KINDS:
-            rng, mishap, name, part = np.random.default_rng([seed, 10, KINDS.index(kind), number]), plan(kind, seed, number), mishap_title(kind, number), mishap_part(number)
+            rng, mishap = np.random.default_rng([seed, 10, KINDS.index(kind), number]), plan(kind, seed, number)
+            name, part = mishap_title(kind, number), mishap_part(number)
             said, length = annotate(mishap, rng), mishap.frames / mishap.fps
             lists[f'{part}.txt'].append(name)
             if number % 16 in (4, 9, 14): continue                              # unlabelled

@@ -139,7 +139,7 @@ def surprise_between(z, predicted):
     "|z - predicted| over the channels, both of length one, averaged over the grid: from [..., D, h, w] to [...]; between 0 and 2"
     return (F.normalize(z, dim=-3) - F.normalize(predicted, dim=-3)).norm(dim=-3).mean((-2, -1))
 
-# %% ../nbs/33_oops.ipynb #5829b11c
+# %% ../nbs/33_oops.ipynb #ea4df2c8
 @dataclass
 class Steps:
     "Arrays over all judged steps of all windows of a list of V videos."
@@ -157,6 +157,7 @@ def motion_magnitude(blocks):
     grey = grey / grey.mean((2, 3), keepdim=True).clamp(min=1)
     return grey.diff(dim=1).abs().mean((1, 2, 3)) if blocks.shape[2] > 1 else grey.new_zeros(len(grey))
 
+# %% ../nbs/33_oops.ipynb #feb2e8ab
 def collect(model, moments, whens, num_blocks, num_workers=0, desc='features'):
     "`Steps` of the `Moments` of labelled videos that go wrong at `whens` [V], each file read once; the model is in eval mode"
     parts, lost = [], 0
@@ -209,7 +210,7 @@ class Head(nn.Module):
         self.mean.copy_(torch.from_numpy(known.mean(0)))
         self.scale.copy_(torch.from_numpy(known.std(0).clip(1e-6)))
 
-# %% ../nbs/33_oops.ipynb #3eda2b42
+# %% ../nbs/33_oops.ipynb #83cd4cb0
 def features_of(steps, sources):
     "The arrays `sources` of `Steps`, side by side: float32 [S, sum of their widths]"
     return np.concatenate([np.reshape(getattr(steps, name), (len(steps.label), -1)) for name in sources], 1).astype(np.float32)
@@ -218,7 +219,8 @@ def fit_head(train, held_out,                         # `Steps`; the held-out on
              sources=('z', 'predicted'),              # what the head sees
              share=1 / 3, seed=0, batch_size=256, every=100, patience=3, most=4000):
     "A `Head` on frozen features. Adam, 1e-3, then 1e-4 once the held-out loss has not fallen `patience` times, `every` steps apart; then the end."
-    x, x_out, y, y_out = (torch.from_numpy(array) for array in (*(features_of(steps, sources) for steps in (train, held_out)), train.label, held_out.label))
+    x, x_out = (torch.from_numpy(features_of(steps, sources)) for steps in (train, held_out))
+    y, y_out = torch.from_numpy(train.label), torch.from_numpy(held_out.label)
     torch.manual_seed(seed)
     head, rng, weights = Head(x.shape[1]), np.random.default_rng([seed, 6]), torch.tensor(class_weights(train.label, share)).float()
     head.standardise(x.numpy())
@@ -291,11 +293,12 @@ def time_measures(found, times):
     middle = float(np.median(errors))
     return {'within_0.25': float((errors <= .25).mean()), 'within_1': float((errors <= 1).mean()), 'median_error': middle if middle < math.inf else None}
 
-# %% ../nbs/33_oops.ipynb #177c47ad
+# %% ../nbs/33_oops.ipynb #e262b086
 def row_of(name, timelines, said, found, times):
     "A row of the table: a method's name, and its measures over the moments of all videos and over the transitions"
     confusion = sum(confusion_matrix(timeline.label, classes) for timeline, classes in zip(timelines, said))
-    return {'name': name} | class_measures(confusion) | time_measures(found, [times[timeline.video] for timeline in timelines]) | {'confusion': confusion.tolist()}
+    when = time_measures(found, [times[timeline.video] for timeline in timelines])
+    return {'name': name} | class_measures(confusion) | when | {'confusion': confusion.tolist()}
 
 def head_row(name, head, steps, times, sources=('z', 'predicted')):
     "The row of a head on frozen features: the likeliest class of each moment, and the time of the likeliest transition"
@@ -474,7 +477,7 @@ def linear_rows(config, prefix, steps, times, names=tuple(SOURCES)):
     heads = {name: fit_head(steps['train'], steps['held out'], SOURCES[name], config.transition_share, config.seed) for name in names}
     return [head_row(f'{prefix}: {name}', head, steps['test'], times, SOURCES[name]) for name, head in heads.items()], heads
 
-# %% ../nbs/33_oops.ipynb #69d58efa
+# %% ../nbs/33_oops.ipynb #d16870ae
 def oops(config: OopsConfig):
     """Classify each moment of a video as intentional, transition or unintentional, every baseline beside it: what `out/metrics.json` gets.
 
@@ -504,6 +507,7 @@ def oops(config: OopsConfig):
         rows.insert(0, head_row('finetuned: z and predicted z', classifier.head, after, times))
     return write_oops(config, rows, counts, classifier) if accelerator.is_main_process else {}
 
+# %% ../nbs/33_oops.ipynb #24a90c2c
 def write_oops(config, rows, counts, classifier):
     "Write the classifier, and the table, balanced accuracies and counts to `out/metrics.json`, beside what other measurements wrote there"
     classifier.cpu().eval().save_pretrained(Path(config.out, 'classifier'))
@@ -547,7 +551,7 @@ def draw_classifier(classifier):
     ax.axis('off')
     return figure
 
-# %% ../nbs/33_oops.ipynb #cf8564b4
+# %% ../nbs/33_oops.ipynb #686c6e0e
 def plot_timeline(frames, fps, probabilities, surprise, times=(), found=None, title=None):
     """A video's filmstrip over its class probabilities, `[M, 3]`, and its surprise, `[M]`; annotators' times (grey) and the found one (red).
 
@@ -555,8 +559,8 @@ def plot_timeline(frames, fps, probabilities, surprise, times=(), found=None, ti
     """
     use_style()
     seconds, middle = math.ceil(len(frames) / fps), np.arange(len(surprise)) * STEP + .4
-    high = 5.8 / seconds                                                       # of a picture, inches
-    figure, (strip, classes, curve) = plt.subplots(3, 1, sharex=True, figsize=(6.4, high + 2.9), height_ratios=(high, 1, .8))
+    high = 5.4 / seconds                                                       # of a picture, inches
+    figure, (strip, classes, curve) = plt.subplots(3, 1, sharex=True, figsize=(6, high + 2.7), height_ratios=(high, 1, .8))
     for s in range(seconds):
         strip.imshow(frames[min(round((s + .5) * fps), len(frames) - 1)], extent=(s + .03, s + .97, 0, 1), aspect='auto')
     strip.axis('off')

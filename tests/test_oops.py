@@ -370,3 +370,11 @@ def test_the_run_notebook(tmp_path, root, net):
     assert json.loads((tmp_path / 'out/metrics.json').read_text())['oops_videos']['test_labelled'] == 8 and 'image/png' in target.read_text()
     done, _ = papermill(tmp_path, '-p', 'checkpont', 'x', notebook=notebook, cwd=notebook.parents[2])
     assert done.returncode and "'checkpont' is no parameter of this job" in done.stderr
+
+
+def test_the_command_shapes_writes_both_datasets(tmp_path):
+    "One folder, two layouts: actions as UCF101, mishaps as Oops!."
+    main(['shapes', '--out', str(tmp_path / 's'), '--videos_per_class', '4', '--num_workers', '0'])
+    actions, mishaps = (load_dataset(name, tmp_path / 's', progress=False) for name in ('ucf101', 'oops'))
+    assert len(actions) == 24 and len(mishaps) == 12 and any(video.transitions for video in mishaps.videos)
+    assert {video.info.fps for video in mishaps.videos} <= {10, 12, 15, 20} and not actions.skipped and not mishaps.skipped
