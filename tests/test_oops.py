@@ -3,6 +3,7 @@ import csv
 import json
 import math
 import shutil
+import signal
 import unicodedata
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from memdpc.datasets import load_dataset
 from memdpc.features import load_model
 from memdpc.mishaps import write_mishaps
 from memdpc.model import MemDPC
-from memdpc.oops import (PER_BLOCK, STEP, Head, OopsClassifier, OversampledBatches, Sliding, Steps, Targets, annotated_videos, average_moments, blind_rows,
-                         class_measures, class_weights, confusion_matrix, failure_time, found_time, held_out_times, human_rows, judged, label_moments,
-                         labelled, linear_rows, measured, moments_of, oops, oversampled, step_features, table, time_measures, untrained_row, windows)
+from memdpc.oops import (PER_BLOCK, STEP, Head, OopsClassifier, OversampledBatches, Sliding, Steps, Targets, annotated_videos, average_moments,
+                         blind_rows, class_measures, class_weights, compute_step, confusion_matrix, failure_time, found_time, held_out_times,
+                         human_rows, judged, label_moments, labelled, linear_rows, measured, moments_of, oops, oversampled, step_features, table,
+                         time_measures, untrained_row, windows)
+from memdpc.training import Stopped
 from memdpc.video import MemdpcError, write_video
 
 SIZES = dict(network='tiny', img_size=32, num_blocks=3, block_len=5, pred_steps=1, mem_size=8, bidirectional=False)
@@ -230,11 +233,22 @@ def test_end_to_end(root, net, tmp_path):
 
 
 @pytest.mark.slow
-def test_finetuned_and_resumed(root, net, tmp_path):
-    "A finished run is measured again, not trained again."
-    whole = oops(job(root, tmp_path, net, mode='finetune', max_steps=3, batch_size=4, out=str(tmp_path / 'whole')))
-    assert any(row['name'].startswith('finetuned') for row in whole['oops'])
-    assert oops(job(root, tmp_path, net, mode='finetune', max_steps=3, batch_size=4, out=str(tmp_path / 'whole'), resume=True))['oops'] == whole['oops']
+def test_finetuned_stopped_and_resumed(root, net, tmp_path, monkeypatch):
+    "Stopped at its second step, then resumed: the same classifier to the bit; a finished run is measured again, not trained again."
+    def finetuned(out, **more): return oops(job(root, tmp_path, net, mode='finetune', max_steps=4, batch_size=4, out=str(tmp_path / out), **more))['oops']
+    whole, seen = finetuned('whole'), []
+    assert whole[0]['name'] == 'finetuned: z and predicted z'
+
+    def interrupting(model, batch):
+        seen.append(batch['target'].tolist())
+        if len(seen) == 2: signal.raise_signal(signal.SIGINT)
+        return compute_step(model, batch)
+    monkeypatch.setattr('memdpc.oops.compute_step', interrupting)
+    with pytest.raises(Stopped): finetuned('parts')
+    with pytest.raises(MemdpcError, match='holds a run already'): finetuned('parts')
+    assert finetuned('parts', resume=True) == whole and len(seen) == 4
+    weights = [(tmp_path / out / 'classifier/model.safetensors').read_bytes() for out in ('whole', 'parts')]
+    assert weights[0] == weights[1] and finetuned('parts', resume=True) == whole and len(seen) == 4
 
 
 # ---- an official tree, and what is wrong with one
