@@ -25,15 +25,17 @@ COMMANDS = {  # name: (what it does, module, function, presets: the first counts
     'features': ('features of every video of a dataset, as plain arrays', 'features', 'write_features', {'default': configs.FeaturesConfig()}),
     'retrieve': ('nearest neighbours: R@k, with its baselines', 'retrieve', 'retrieve', {'default': configs.RetrieveConfig()}),
     'atlas': ('what the slots of a memory hold, and which futures it weighs', 'atlas', 'atlas', {'default': configs.AtlasConfig()}),
+    'oops': ('intentional, transition or unintentional action, with the baselines', 'oops', 'oops', {'default': configs.OopsConfig()}),
     'benchmark': ('time the way of a clip from file to network', 'benchmark', 'benchmark', {'default': configs.BenchmarkConfig()}),
 }
 
 # %% ../nbs/40_cli.ipynb #85ad35fe
 def write_shapes(config):
-    "`memdpc shapes`: the embedded dataset, written to `config.out`."
-    from memdpc import shapes
+    "`memdpc shapes`: the embedded datasets, actions and mishaps, written to `config.out`."
+    from memdpc import mishaps, shapes
     if not config.out: raise configs.ConfigError("no out: name the dataset's folder")
-    shapes.write_shapes(config.out, config.videos_per_class, config.seed, config.num_workers)
+    out = shapes.write_shapes(config.out, config.videos_per_class, config.seed, config.num_workers)
+    mishaps.write_mishaps(out / 'oops_dataset', max(4, config.videos_per_class // 2), config.seed, config.num_workers)
 
 # %% ../nbs/40_cli.ipynb #37eb763f
 def usage():

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'PAPER', 'PRETRAIN_PRESETS', 'PROBE', 'DEMO', 'CLASSIFY_PRESETS', 'ConfigError', 'check_ranges',
-           'PretrainConfig', 'FeaturesConfig', 'RetrieveConfig', 'ClassifyConfig', 'AtlasConfig', 'ShapesConfig',
-           'ScanConfig', 'PrepareConfig', 'BenchmarkConfig', 'parse', 'one_line', 'words', 'config_from',
-           'notebook_parameters', 'save_config', 'config_differences']
+           'PretrainConfig', 'FeaturesConfig', 'RetrieveConfig', 'ClassifyConfig', 'AtlasConfig', 'OopsConfig',
+           'ShapesConfig', 'ScanConfig', 'PrepareConfig', 'BenchmarkConfig', 'parse', 'one_line', 'words',
+           'config_from', 'notebook_parameters', 'save_config', 'config_differences']
 
 # %% ../nbs/06_config.ipynb #edd8ef7d
 import contextlib
@@ -34,6 +34,7 @@ RANGES = {  # field: (smallest, largest) value that makes sense
     'k': (1, 10**6),
     'label_fraction': (1e-6, 1), 'draw': (0, 10**6), 'backbone_lr': (0, 1),
     'slots': (0, 10_000_000), 'stages': (1, 100), 'classes': (1, 10), 'example': (0, 10**9),
+    'transition_share': (0.01, 0.99),
 }
 
 # %% ../nbs/06_config.ipynb #058538f7
@@ -177,6 +178,35 @@ class AtlasConfig(FeaturesConfig):
     stages: int = 4                           # checkpoints of the run to compare (Figure S4), the untrained network among them
     classes: int = 10                         # classes in that figure, drawn at random if there are more
     example: int = 0                          # number of the training video whose futures and surprises are drawn
+
+# %% ../nbs/06_config.ipynb #0a5c0f33
+@dataclass(frozen=True)
+class OopsConfig:
+    "Unintentional action: intentional, transition or unintentional, at every moment of a video; the baselines beside it."
+    checkpoint: str = ''                      # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
+    dataset: Literal['oops', 'oops-filtered'] = 'oops'  # all labelled videos, or those that passed the dataset's quality control
+    root: str = ''                            # the dataset's folder
+    out: str = ''                             # the folder for the results
+    reading: Literal['memdpc', 'oops'] = 'memdpc'  # of three annotators' times: MemDPC's, or that of the dataset's own code
+    mode: Literal['linear', 'finetune'] = 'linear'  # what is trained: the head alone, or the network as well
+    transition_share: float = 1 / 3           # of what training draws; transitions are oversampled to it
+    network: Literal['tiny', 'resnet18', 'resnet34', 'resnet50'] = 'resnet18'  # of a random checkpoint
+    img_size: int | None = None               # height and width of the frames; None: the checkpoint's, or 128
+    num_blocks: int | None = None             # seconds in a window; None: the checkpoint's, or 8
+    lr: float = 1e-3                          # finetuning: Adam's learning rate, dropped once to a tenth
+    weight_decay: float = 0.0                 # finetuning: on every parameter
+    batch_size: int = 16                      # finetuning: windows per process
+    epochs: int = 20                          # finetuning: passes over as many windows as there are videos
+    max_steps: int | None = None              # finetuning: stop after so many optimiser steps, if that is sooner
+    val_fraction: float = 0.2                 # share of the training videos held out to watch the loss
+    seed: int = 0                             # of random weights, draws and the held-out videos
+    num_workers: int = 2                      # processes that decode
+    device: str = 'auto'                      # auto, cpu, cuda, mps
+    resume: bool = False                      # finetuning: go on from the last checkpoint in out
+
+    def __post_init__(self):
+        check_ranges(self)
+        if not self.val_fraction: raise ConfigError('val_fraction must be above 0: held-out videos say when to stop')
 
 # %% ../nbs/06_config.ipynb #4e2ccd06
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ NUMBERED = [path for path in LESSONS if re.match(r"\d\d_", path.name)]
 BY_HAND = {"__init__", "__main__", "_modidx"}
 MODULES = [path for path in sorted((ROOT / "memdpc").glob("*.py")) if path.stem not in BY_HAND]
 NUMBERS = {path.stem[3:]: int(path.stem[:2]) for path in NUMBERED}
-WITHOUT_TORCH = ["viz", "video", "shapes", "datasets", "config", "clips", "scan", "prepare"]
+WITHOUT_TORCH = ["viz", "video", "shapes", "datasets", "mishaps", "config", "clips", "scan", "prepare"]
 DIRECTIVES = {"default_exp", "export", "exporti", "exports", "hide", "eval:", "echo:", "output:", "notest", "slow", "cuda"}
 
 each_notebook = pytest.mark.parametrize("path", LESSONS + RUNS, ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """The embedded dataset: what it is drawn from, that only motion tells its classes, and that its folder survives whatever happens to it."""
 import errno
+import json
 import os
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from memdpc import shapes
+from memdpc.mishaps import mishap_lists, plan, render_mishap, write_mishaps
 from memdpc.shapes import ACTIONS, FRAMES, GROUPS, SIDE, VELOCITIES, ShapesError, members, render, split_files, video_name, write_shapes
 from memdpc.video import MemdpcError, probe, read_frames
 
@@ -216,3 +218,45 @@ def test_a_folder_without_permission_is_a_plain_oserror(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError):
         write_shapes(tmp_path / "out", videos_per_class=4)
+
+
+# ---- mishaps
+
+def test_a_mishap_is_a_pure_function_of_its_arguments():
+    mishap = plan("Drop", 3, 5)
+    first = render_mishap(mishap, 3, 5)
+    render_mishap(plan("Slip", 3, 6), 3, 6)
+    assert np.array_equal(first, render_mishap(plan("Drop", 3, 5), 3, 5)) and first.shape == (mishap.frames, 64, 64, 3) and first.dtype == np.uint8
+    assert not np.array_equal(first, render_mishap(mishap, 3, 6)) and not np.array_equal(first, render_mishap(mishap, 4, 5))
+
+
+def test_lists_of_mishaps_agree():
+    """Names are unique, train and val apart, filtered lists within them, the fourth annotator asked about filtered validation videos alone."""
+    files = mishap_lists(32, seed=2)
+    names = {name[:-4]: text.splitlines() for name, text in files.items() if name.endswith(".txt")}
+    times, fourth = (json.loads(files[f"{name}.json"]) for name in ("transition_times", "heldout_transition_times"))
+    assert len({*names["train"], *names["val"]}) == len(names["train"]) + len(names["val"]) == 128 and len(names["val"]) == 32
+    for part in "train", "val":
+        assert set(names[f"{part}_filtered"]) == {name for name in names[part] if name in times and times[name]["n_notfound"] < 2}
+    assert set(fourth) == set(names["val_filtered"]) and set(times) == set(names["val"]) | {name for name in names["train"] if name in times}
+    assert sum(name not in times for name in names["train"]) == len(names["train"]) / 4
+    for entry in [*times.values(), *fourth.values()]:
+        assert entry["n_notfound"] == entry["t"].count(-1) and all(t == -1 or 0 <= t <= entry["len"] for t in entry["t"])
+        assert entry["rel_t"] == [t / entry["len"] for t in entry["t"]]
+    assert any(set('"#&') & set(name) for name in times) and any(not name.isascii() for name in times)
+
+
+def test_mishaps_are_written_whole_and_once(tmp_path):
+    root = write_mishaps(tmp_path / "a", 4, seed=1)
+    before = contents(root)
+    assert len([name for name in before if name.endswith(".mp4")]) == 16
+    victim = next(root.rglob("*.mp4"))
+    victim.unlink()
+    (victim.parent / "half.part").write_bytes(b"x")
+    write_mishaps(root, 4, seed=1, num_workers=2)
+    assert contents(root) == before
+    with pytest.raises(ShapesError, match="another dataset"):
+        write_mishaps(root, 4, seed=2)
+    for wrong in dict(videos_per_kind=3), dict(seed=-1):
+        with pytest.raises(ShapesError):
+            write_mishaps(tmp_path / "b", **wrong)
