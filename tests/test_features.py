@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from memdpc import cli
 from memdpc import features as features_module
-from memdpc.config import FeaturesConfig, RetrieveConfig
-from memdpc.features import ARRAYS, Features, cut, load_features, save_features, with_baselines, write_features
+from memdpc.config import ConfigError, FeaturesConfig, RetrieveConfig
+from memdpc.features import ARRAYS, Features, cut, load_features, load_model, run_config, save_features, with_baselines, write_features
 from memdpc.model import MemDPC
 from memdpc.retrieve import retrieve
 from memdpc.video import write_video
@@ -83,8 +83,8 @@ def test_several_clips_are_read_out_one_by_one(small, tmp_path):
     write_features(job(small, tmp_path / 'one', net))
     write_features(job(small, tmp_path / 'three', net, clips_per_video=3))
     one, three = (load_features(tmp_path / name / 'train') for name in ('one', 'three'))
-    assert np.array_equal(one.spread, one.blocks.std(1)) and not np.allclose(three.spread, three.blocks.std(1))
-    assert np.array_equal(three.readout('std'), three.spread) and three.blocks.shape == one.blocks.shape
+    assert np.array_equal(one.block_std, one.blocks.std(1)) and not np.allclose(three.block_std, three.blocks.std(1))
+    assert np.array_equal(three.readout('std'), three.block_std) and three.blocks.shape == one.blocks.shape
 
 
 def test_unlabelled_folder_has_a_training_part_only(tmp_path):
@@ -177,6 +177,56 @@ def test_processes_on_two_disks_are_told(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(features_module, 'PATIENCE', 0)
     with pytest.raises(features_module.TrainingError, match='out must be on a shared disk'): write_features(job(whole, tmp_path / 'out', net))
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_silent_partner_is_not_waited_for_for_ever(whole, tmp_path, monkeypatch):
+    "Of two processes the second is dead: the first says so, and alone it goes on with the parts that are missing."
+    net, real, seen = save(tmp_path / 'net', 0), features_module.make_accelerator, dying(monkeypatch, None)
+
+    def first(device):
+        return SimpleNamespace(device=real(device).device, process_index=0, num_processes=2, is_main_process=True, wait_for_everyone=lambda: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(features_module, 'make_accelerator', first)
+        patch.setattr(features_module, 'STALLED', .1)
+        with pytest.raises(features_module.TrainingError, match='nothing new'): write_features(job(whole, tmp_path / 'out', net))
+    done = len(seen)
+    write_features(job(whole, tmp_path / 'out', net))
+    assert 0 < done < 52 == len(seen)
+
+
+def test_another_kind_of_features_is_refused(small, tmp_path, capsys):
+    "`features` into a folder of baselines, and the other way round, one killed at its beginning: one line, and nothing is touched."
+    words = ['--root', small, '--num_workers', 0, '--device', 'cpu', '--checkpoint', save(tmp_path / 'net', 0), '--frame_stride', 1]
+    cli.main(command('retrieve', *words, '--k', 1, '--out', tmp_path / 'a'))
+    cli.main(command('features', *words, '--out', tmp_path / 'b' / 'features'))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
+    assert 'a network and its baselines, not of one network: name another out' in fails(capsys, 'features', *words, '--out', tmp_path / 'a' / 'features')
+    assert 'one network, not of a network and its baselines: name another out' in fails(capsys, 'retrieve', *words, '--k', 1, '--out', tmp_path / 'b')
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
+    origin = tmp_path / 'b' / 'features' / 'origin.json'
+    origin.write_text(json.dumps(json.loads(origin.read_text()) | {'sources': None}))
+    fails(capsys, 'retrieve', *words, '--k', 1, '--out', tmp_path / 'b')
+    assert 'pretrained' not in with_baselines(RetrieveConfig(**vars(job(small, tmp_path / 'a', 'random', network='tiny', img_size=32, num_blocks=2))))[0]
+
+
+def test_the_run_of_a_checkpoint_does_not_depend_on_where_one_stands(tmp_path, monkeypatch):
+    step = tmp_path / 'run' / 'checkpoints' / 'step-00000001'
+    step.mkdir(parents=True)
+    (tmp_path / 'run' / 'config.json').write_text('{"frame_stride": 7}')
+    for place, checkpoint in ((tmp_path, 'run'), (tmp_path / 'run', '.'), (step.parent, step.name), (step, '.'), (tmp_path, step)):
+        monkeypatch.chdir(place)
+        assert run_config(str(checkpoint)) == {'frame_stride': 7}
+    monkeypatch.chdir(tmp_path / 'run')
+    assert run_config('random') == {}
+
+
+def test_fresh_weights_leave_the_dice_alone_and_saved_ones_keep_their_sizes(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, other = (load_model('random', 1, network='tiny', img_size=32).state_dict() for _ in range(2))
+    assert torch.equal(torch.rand(3), expected) and all(map(torch.equal, one.values(), other.values()))
+    with pytest.raises(ConfigError, match='img_size'): load_model(save(tmp_path / 'net', 0), img_size=64)
 
 
 # ---- real processes, real signals
