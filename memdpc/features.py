@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 def load_model(checkpoint, seed=0, **sizes):
     """The `MemDPC` of a run, of a checkpoint in it, of a `from_pretrained` folder, of a released `.pth.tar`, or fresh weights for 'random'.
 
-    `sizes` are `MemDPC`'s, for 'random' and released weights, which do not say them; of a saved network, which does, they are a `ConfigError`.
+    `sizes` are `MemDPC`'s, for 'random' and released weights, which do not say them; for a saved network they are a `ConfigError`.
     """
     path = Path(checkpoint)
     if checkpoint == 'random':
@@ -79,13 +79,13 @@ def run_config(checkpoint):
 # %% ../nbs/30_features.ipynb #cec9ffb9
 @dataclass
 class Features:
-    "Arrays over the V videos of a list, in its order."
+    "Arrays over the V videos of a list, in its order. Whoever replaces `blocks` replaces `block_std` too, by None where there is one clip."
     blocks: np.ndarray        # [V, N, D]: features of each block, after a ReLU, averaged over the grid
     context: np.ndarray       # [V, D] or [V, 2D]: final context of each direction, averaged over the grid; [V, 0] for pixels
     labels: np.ndarray        # [V]
     groups: np.ndarray        # [V]
     paths: np.ndarray = None  # [V], as the dataset names its files
-    block_std: np.ndarray = None  # [V, D]: std over the blocks of each clip, averaged over clips; None: that of `blocks`. New blocks need a new one
+    block_std: np.ndarray = None  # [V, D]: std over the blocks of each clip, averaged over clips; None: that of `blocks`
 
     def readout(self, kind):
         "One vector a video: the `mean` or the standard deviation (`std`) over blocks, or the `context`."
@@ -110,7 +110,7 @@ def mean_image(clips, side=24):
     return F.adaptive_avg_pool2d(images.flatten(0, 1), side).flatten(1).unflatten(0, images.shape[:2]), clips.new_zeros(len(clips), 0)
 
 def single_frame(clips, side=24):
-    "Baseline without motion: the middle frame of the clip, as its only block. So its std is zero, and R@k under `std` is chance by construction."
+    "Baseline without motion: the middle frame, as the only block. So its std is zero, and R@k under `std` is chance by construction."
     N, T = clips.shape[1], clips.shape[3]
     return mean_image(clips[:, N // 2:N // 2 + 1, :, T // 2:T // 2 + 1], side)
 
@@ -231,7 +231,7 @@ def known_origin(folder):
     except (FileNotFoundError, ValueError): return {}
 
 def known_sources(folder, made_from):
-    "Names of the features kept whole in `folder`, if they were made from `made_from`; else None. `ConfigError`: there are others of another kind."
+    "Names of the features kept whole in `folder`, if they were made from `made_from`; else None. `ConfigError`: they are of another kind."
     known = known_origin(folder)
     kind = known.get('made from', {}).get('kind', made_from['kind'])
     if kind != made_from['kind']: raise ConfigError(f'{folder}: holds features of {kind}, not of {made_from["kind"]}: name another out')
@@ -256,13 +256,14 @@ def wait_for(look, done, seconds):
     return True
 
 def begin(folder, parts, made_from, accelerator):
-    "Nothing whole is in `folder` from now on, and no parts but those in `parts`; the other processes see it too, or it is a `TrainingError`."
+    "Nothing whole is in `folder` from now on, and no parts but those in `parts`; `TrainingError` where another process does not see it."
     if accelerator.is_main_process:
         write_origin(folder, made_from)
         for stale in set(folder.glob('parts-*')) - {parts}: shutil.rmtree(stale)
         parts.mkdir(exist_ok=True)
     accelerator.wait_for_everyone()
-    if not wait_for(parts.is_dir, bool, PATIENCE): raise TrainingError(f'{parts}: made by the main process, and not here; out must be on a shared disk')
+    if not wait_for(parts.is_dir, bool, PATIENCE):
+        raise TrainingError(f'{parts}: made by the main process, and not here; out must be on a shared disk')
 
 # %% ../nbs/30_features.ipynb #5b571670
 def join_parts(folder, parts, subset, source, clips, batch_size):
@@ -310,9 +311,10 @@ def origin(kind, model, clips, config):
     digest = hashlib.sha256()
     for value in model.state_dict().values(): digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     for part in clips: digest.update(repr([(v.path, stamp(part.videos.path(i)), v.label) for i, v in enumerate(part.videos.videos)]).encode())
-    sizes = [[c.num_blocks, c.block_len, c.frame_stride, c.img_size, c.time_stride, repr(c.starts), str(Path(c.videos.root).resolve())] for c in clips]
-    return {'kind': kind, 'random': config.checkpoint == 'random', 'weights and videos': digest.hexdigest(), 'clips': sizes, 'seed': config.seed,
-            'version': __version__}
+    sizes = [[c.num_blocks, c.block_len, c.frame_stride, c.img_size, c.time_stride, repr(c.starts), str(Path(c.videos.root).resolve())]
+             for c in clips]
+    return {'kind': kind, 'random': config.checkpoint == 'random', 'weights and videos': digest.hexdigest(), 'clips': sizes,
+            'seed': config.seed, 'version': __version__}
 
 # %% ../nbs/30_features.ipynb #349e1c1b
 def sized_model(config):
@@ -344,8 +346,10 @@ def measured_clips(config, block_len, num_blocks, img_size):
 
 # %% ../nbs/30_features.ipynb #de076ad4
 def measured_features(config):
-    """`({name: (train Features, test Features)}, {'train': Clips, 'test': Clips})` of a `FeaturesConfig`: the network, the same with random weights,
-    those with recalibrated batch-norm, the mean image, a single frame. They are computed once and kept under `out/features`.
+    """`({name: (train Features, test Features)}, {'train': Clips, 'test': Clips})` of a `FeaturesConfig`.
+
+    The network, the same with random weights, those with recalibrated batch-norm, the mean image, a single frame: computed once and kept
+    under `out/features`.
 
     `MemdpcError` for what a user can mend: `ConfigError`, `CheckpointError`, `DatasetError`, `TrainingError` (a reading process died).
     """
@@ -379,5 +383,6 @@ def write_features(config: FeaturesConfig):
     kept = {subset: load_features(out / subset) for subset in subsets}
     for subset, features in kept.items():
         if accelerator.is_main_process:
-            with written_whole(out / subset / 'vectors.npy') as aside, open(aside, 'wb') as file: np.save(file, features.readout(config.readout))
+            with written_whole(out / subset / 'vectors.npy') as aside, open(aside, 'wb') as file:
+                np.save(file, features.readout(config.readout))
     return {subset: dict(zip(('videos', 'blocks', 'features'), features.blocks.shape)) for subset, features in kept.items()}

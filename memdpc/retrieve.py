@@ -77,7 +77,7 @@ def standings(train, test, readout='mean', centre=True):
 
 # %% ../nbs/32_retrieve.ipynb #9a6a27bf
 def hit(k, nearer, tied, right):
-    "Probability that the first `k` hold a right one, if `nearer` wrong ones come first, then the `tied`, `right` of them right, in random order."
+    "Probability that the first `k` hold a right one: `nearer` wrong ones come first, then `tied` ones in random order, `right` of them right."
     places = min(k - nearer, tied)
     return 1 - math.comb(tied - right, places) / math.comb(tied, places) if places > 0 else 0.
 
@@ -97,7 +97,7 @@ def recall_at(train, test, readout, k=1, centre=True):
     return recalls(train, test, readout, (k,), centre)[k]
 
 # %% ../nbs/32_retrieve.ipynb #44f5ff9f
-SIGNS = {None: ('', 'k', '-'), True: ('\u2713 ', '#0072B2', '-'), False: ('\u00d7 ', '#D55E00', '--')}  # query, right, wrong: sign, colour, line
+SIGNS = {None: ('', 'k', '-'), True: ('\u2713 ', '#0072B2', '-'), False: ('\u00d7 ', '#D55E00', '--')}  # query, right, wrong
 
 def plot_retrieved(strips, names, right, title=None, width=1.8):
     """Figure S2: a row for each query, its strip and those of its nearest videos, named and marked; returns the figure.
@@ -107,11 +107,13 @@ def plot_retrieved(strips, names, right, title=None, width=1.8):
     use_style()
     first = strips[0][0]
     height = width * first.shape[1] / (first.shape[2] * len(first)) + .22                                  # inches
-    figure, axes = plt.subplots(len(strips), len(strips[0]), squeeze=False, figsize=(width * len(strips[0]), height * len(strips) + .25 * bool(title)))
+    size = width * len(strips[0]), height * len(strips) + .25 * bool(title)
+    figure, axes = plt.subplots(len(strips), len(strips[0]), squeeze=False, figsize=size)
     for row, row_strips, row_names, marks in zip(axes, strips, names, right):
         for ax, strip, name, mark in zip(row, row_strips, row_names, (None, *map(bool, marks))):
             sign, colour, line = SIGNS[mark]
-            ax.imshow(np.concatenate([np.pad(frame, ((0, 0), (0, 1), (0, 0)), constant_values=255) for frame in strip], 1), interpolation='antialiased')
+            parted = [np.pad(frame, ((0, 0), (0, 1), (0, 0)), constant_values=255) for frame in strip]
+            ax.imshow(np.concatenate(parted, 1), interpolation='antialiased')
             ax.set_title(f'{sign}{name}', color=colour, fontsize=7, pad=2)
             ax.set(xticks=[], yticks=[])
             for spine in ax.spines.values(): spine.set(visible=True, color=colour, linewidth=1.5, linestyle=line)
@@ -120,7 +122,7 @@ def plot_retrieved(strips, names, right, title=None, width=1.8):
 
 # %% ../nbs/32_retrieve.ipynb #d48d3228
 def strip_of(clips, path, frames=4, step=3):
-    """uint8 `[frames, H, W, 3]`: the middle of the middle clip of the video at `path`, every `step`-th frame: close enough to follow a motion.
+    """uint8 `[frames, H, W, 3]`: the middle of the middle clip of the video at `path`, every `step`-th frame, to follow a motion.
 
     `DatasetError` where the video cannot be read any more.
     """
@@ -132,7 +134,7 @@ def strip_of(clips, path, frames=4, step=3):
     return whole[np.minimum(first + step * np.arange(frames), len(whole) - 1)]
 
 def retrieved(features, clips, queries, readout='mean', centre=True, n=3):
-    "`(strips, names, right)` for `plot_retrieved`: rows `queries` of the test videos, each with its `n` nearest; `features` and `clips` of (train, test)."
+    "`(strips, names, right)` for `plot_retrieved`: rows `queries` of the test videos and their `n` nearest; `features`, `clips`: (train, test)."
     (train, test), classes = features, clips[0].videos.classes
     found = nearest(test.readout(readout)[queries], train.readout(readout), n, centre)                      # [Q, n]
     strips = [[strip_of(clips[1], test.paths[q]), *(strip_of(clips[0], train.paths[g]) for g in row)] for q, row in zip(queries, found)]
@@ -157,7 +159,8 @@ def finite_features(config, readouts):
     "`measured_features` of a config; `TrainingError` where one that `readouts` use is no number."
     features, clips = measured_features(config)
     for name, pair in features.items():
-        if not all(np.isfinite(part.readout(readout)).all() for part in pair for readout in readouts): raise TrainingError(f'{name}: a feature is no number')
+        if not all(np.isfinite(part.readout(readout)).all() for part in pair for readout in readouts):
+            raise TrainingError(f'{name}: a feature is no number')
     return features, clips
 
 def draw_retrieved(config, features, clips):
@@ -178,8 +181,9 @@ def write_retrieval(config, features):
     chance = chances(train, test, {1, *k})
     found = {name: recalls(*pair, config.readout, {1, *k}, config.centre) for name, pair in features.items()}
     table = {name: {f'R@{n}': shares[n] for n in k} for name, shares in (found | {'chance': chance}).items()}
+    protocol = {name: getattr(config, name) for name in ('readout', 'centre', 'clips_per_video')}
     write_results(config, 'retrieval', table, chance[1])
-    write_results(config, 'retrieval_protocol', {name: getattr(config, name) for name in ('readout', 'centre', 'clips_per_video')}, chance[1])
+    write_results(config, 'retrieval_protocol', protocol, chance[1])
     return write_results(config, 'retrieval_r1', {name: shares[1] for name, shares in found.items()}, chance[1])
 
 def retrieve(config: RetrieveConfig):

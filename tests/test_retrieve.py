@@ -1,8 +1,10 @@
 """Nearest neighbours: known answers, ties, orders, sizes; Figure S2; the command and what it refuses; a hundred thousand videos."""
 import json
 import os
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from memdpc.config import ConfigError, RetrieveConfig
+from memdpc.datasets import DatasetError
 from memdpc.features import Features, load_features
-from memdpc.retrieve import SIGNS, chances, evenly, hit, nearest, plot_retrieved, recalls, retrieve, retrieved, standings
+from memdpc.retrieve import SIGNS, chances, evenly, hit, nearest, plot_retrieved, recalls, retrieve, retrieved, standings, strip_of, verdict
+from memdpc.training import TrainingError
 from test_features import fails
 from test_measure import job, make, save
 from test_runs import NOTEBOOK, papermill
@@ -80,7 +84,7 @@ def test_identical_clips_retrieve_each_other():
     assert recalls(features_of(x[:200], np.arange(200)), features_of(x[200:], np.arange(200)), k=(1,)) == {1: 1}
 
 
-def test_ties_are_drawn_by_lot():
+def test_ties_are_broken_at_random():
     "The formula against the drawing: 2 wrong ones before, 3 right among 8 that tie; each k."
     rng = np.random.default_rng(3)
     for k in range(1, 12):
@@ -125,6 +129,19 @@ def test_strips_are_of_the_videos_that_were_found(whole, tmp_path):
     assert right.all() and names == [['Left'] * 3] * 2 + [['Right'] * 3] * 2
     for row, ground in zip(strips, (30, 30, 200, 200)):
         for strip in row: assert strip.shape == (4, 32, 32, 3) and abs(np.median(strip).astype(int) - ground) < 6
+    file = whole / str(test.paths[0])
+    kept = file.read_bytes()
+    file.write_bytes(bytes(len(kept)))
+    with pytest.raises(DatasetError, match='cannot be read any more'): strip_of(clips[1], test.paths[0])
+    file.write_bytes(kept)
+
+
+@pytest.mark.parametrize('length, expected', [(30, [10, 13, 16, 19]), (10, [0, 3, 6, 9]), (6, [0, 3, 5, 5]), (1, [0] * 4)])
+def test_strips_follow_the_motion(length, expected):
+    "Every third frame of the middle; of a short clip the last is repeated."
+    item = {'broken': 0, 'clip': np.broadcast_to(np.arange(length, dtype=np.uint8).reshape(1, 1, length, 1, 1), (1, 3, length, 4, 4))}
+    clips = type('OneClip', (list,), {'videos': SimpleNamespace(videos=[SimpleNamespace(path='a')]), 'first': np.array([0, 1])})([item])
+    assert strip_of(clips, 'a')[:, 0, 0, 0].tolist() == expected
 
 
 # ---- the job
@@ -143,6 +160,28 @@ def test_everything_is_in_metrics(whole, tmp_path):
         'pretrained', 'random', 'random, batch-norm recalibrated', 'chance']                            # pixels have none
     paths = load_features(tmp_path / 'out' / 'features' / 'random' / 'test').paths
     assert paths[0] == 'videos/Left/v_Left_g03_c01.mp4'
+
+
+def test_verdict_and_retrieve_tell_one_story(whole, tmp_path):
+    "Classes of 4 and 1 training videos: chance is that of the counts; the verdict takes the config's protocol, and says it beside its figures."
+    root = shutil.copytree(whole, tmp_path / 'set')
+    listed = root / 'splits_classification' / 'trainlist01.txt'
+    listed.write_text(''.join(line + '\n' for line in listed.read_text().splitlines()[:5]))
+
+    def job_of(**more): return job(RetrieveConfig, root, tmp_path, 'random', network='tiny', img_size=32, num_blocks=2, k=(1, 2), **more)
+    before = retrieve(job_of(readout='std', centre=False))
+    assert before['chance'] == before['retrieval']['chance']['R@1'] == pytest.approx((4 / 5 + 1 / 5) / 2)
+    rows = verdict(job_of())
+    after = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
+    assert after['retrieval_protocol'] == {'readout': 'mean', 'centre': True, 'clips_per_video': 1}
+    mean = {row['features']: row['retrieval_r1'] for row in rows if row['readout'] == 'mean'}
+    assert after['retrieval_r1'] == mean == {name: row['R@1'] for name, row in after['retrieval'].items() if name != 'chance'}
+    uncentred = {row['features']: row['retrieval_r1'] for row in verdict(job_of(centre=False)) if row['readout'] == 'std'}
+    assert uncentred == before['retrieval_r1']
+    with pytest.raises(ConfigError, match='must be mean or std, got context'): verdict(job_of(readout='context'))
+    blocks = tmp_path / 'out' / 'features' / 'mean image' / 'test' / 'blocks.npy'
+    np.save(blocks, np.load(blocks) * np.nan)
+    with pytest.raises(TrainingError, match='mean image: a feature is no number'): verdict(job_of())
 
 
 def test_mistakes_are_one_line(whole, tmp_path, capsys):
