@@ -195,19 +195,19 @@ def test_released_classifier_is_strict(change, said):
     with pytest.raises(CheckpointError, match=said): load_released_classifier(entries, network='tiny')
 
 
-def test_a_trained_or_released_classifier_is_tested_again(whole, tmp_path):
-    trained = classify(job(whole, tmp_path))
+def test_a_trained_or_released_classifier_is_tested_again(whole, tmp_path, monkeypatch):
+    trained = classify(job(whole, tmp_path, epochs=2))
     again = ClassifyConfig(mode='test', root=str(whole), num_workers=0, device='cpu')
     for number, checkpoint in enumerate((tmp_path / 'run', tmp_path / 'run' / trained['tested_checkpoint'])):
         result = classify(replace(again, checkpoint=str(checkpoint), out=str(tmp_path / f'again{number}'), crops=1))
         assert {name: result[name] for name in ('accuracy', 'top5', 'chance', 'classes', 'test_videos')} == {name: trained[name] for name in ('accuracy', 'top5', 'chance', 'classes', 'test_videos')}
         assert np.allclose(np.load(tmp_path / f'again{number}' / 'probabilities.npy'), np.load(tmp_path / 'run' / 'probabilities.npy'))
     assert json.loads((tmp_path / 'again0' / 'metrics.json').read_text())['mode'] == 'test' and not (tmp_path / 'again0' / 'checkpoints').exists()
-    _, entries = classifier_dict(2, network='resnet18')
-    torch.save({'state_dict': entries}, tmp_path / 'ft.pth.tar')
+    monkeypatch.setattr(module, 'load_released_classifier', lambda path, **sizes: load_released_classifier(path, network='tiny', **sizes))
+    torch.save({'state_dict': classifier_dict(2)[1]}, tmp_path / 'ft.pth.tar')
     released = replace(again, checkpoint=str(tmp_path / 'ft.pth.tar'), out=str(tmp_path / 'released'), img_size=32, num_blocks=2, frame_stride=1, crops=1)
     assert classify(released)['test_videos'] == 4
-    torch.save({'state_dict': classifier_dict(3, network='resnet18')[1]}, tmp_path / 'three.pth.tar')
+    torch.save({'state_dict': classifier_dict(3)[1]}, tmp_path / 'three.pth.tar')
     refused = [(dict(checkpoint=str(tmp_path / 'three.pth.tar'), out=str(tmp_path / 'new')), 'of 3 classes'), (dict(out=str(tmp_path / 'run')), 'holds a run'), (dict(checkpoint='random'), 'no checkpoint'),
                (dict(checkpoint=str(save(tmp_path / 'net', 0)), out=str(tmp_path / 'new')), 'net: ')]
     for wrong, said in refused:
