@@ -136,7 +136,7 @@ class RetrieveConfig(FeaturesConfig):
 @dataclass(frozen=True)
 class ClassifyConfig(FeaturesConfig):
     "Action recognition: a probe on frozen features, a linear layer, or the whole network; tested on the dataset's test videos."
-    mode: Literal['probe', 'linear', 'finetune', 'scratch'] = 'probe'  # probe: fitted in seconds; linear: trained, network frozen; finetune, scratch: all trained
+    mode: Literal['probe', 'linear', 'finetune', 'scratch', 'test'] = 'probe'  # probe: fitted in seconds; linear: last layers trained; finetune, scratch: all; test: none
     all_splits: bool = False                  # the dataset's three splits, each in a folder of its own, and their mean
     label_fraction: float = 1.0               # share of the training videos whose labels are used, of each class at least one
     draw: int = 0                             # which random choice of them

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from memdpc import classify as module
-from memdpc.classify import ActionClassifier, classify, few_labels, parts, predict, some_labels
+from memdpc.classify import ActionClassifier, at_fraction, classify, few_labels, parts, predict, some_labels
 from memdpc.clips import Clips, Every
 from memdpc.config import CLASSIFY_PRESETS, ClassifyConfig, ConfigError, config_from, parse
 from memdpc.datasets import DatasetError, hold_out, load_dataset
@@ -21,6 +21,7 @@ from memdpc.features import load_model, sized_model
 from memdpc.model import CheckpointError, Classifier, MemDPC
 from memdpc.released import load_released_classifier
 from memdpc.training import make_accelerator
+from memdpc.video import MemdpcError
 from test_measure import make, released_file, save
 from test_released import to_released
 from test_runs import papermill
@@ -119,6 +120,7 @@ def test_few_labels_and_all_splits(whole, tmp_path):
     rows = few_labels({'scratch': config, 'probe': replace(config, mode='probe', out=str(tmp_path / 'probe'))}, (.5, 1), 2)
     assert [(row['name'], row['videos'], row['draw']) for row in rows] == [(name, videos, draw) for name in ('scratch', 'probe') for videos in (8, 16) for draw in (0, 1)]
     assert all(0 <= row['accuracy'] <= 1 for row in rows) and sorted(path.name for path in (tmp_path / 'run').iterdir()) == ['0.5-0', '0.5-1', '1-0', '1-1']
+    assert [row['steps'] for row in rows] == [2] * 4 + [None] * 4 and [path.name for path in (tmp_path / 'probe').iterdir()] == ['features']
     mean = classify(replace(config, all_splits=True, out=str(tmp_path / 'splits')))
     assert len(mean['splits']) == 3 and mean['accuracy'] == pytest.approx(np.mean([split['accuracy'] for split in mean['splits']]))
     assert json.loads((tmp_path / 'splits' / 'metrics.json').read_text()) == mean
@@ -191,6 +193,84 @@ def test_released_classifier_is_strict(change, said):
     entries = classifier_dict()[1]
     change(entries)
     with pytest.raises(CheckpointError, match=said): load_released_classifier(entries, network='tiny')
+
+
+def test_a_trained_or_released_classifier_is_tested_again(whole, tmp_path, monkeypatch):
+    trained = classify(job(whole, tmp_path, epochs=2))
+    again = ClassifyConfig(mode='test', root=str(whole), num_workers=0, device='cpu')
+    for number, checkpoint in enumerate((tmp_path / 'run', tmp_path / 'run' / trained['tested_checkpoint'])):
+        result = classify(replace(again, checkpoint=str(checkpoint), out=str(tmp_path / f'again{number}'), crops=1))
+        assert {name: result[name] for name in ('accuracy', 'top5', 'chance', 'classes', 'test_videos')} == {name: trained[name] for name in ('accuracy', 'top5', 'chance', 'classes', 'test_videos')}
+        assert np.allclose(np.load(tmp_path / f'again{number}' / 'probabilities.npy'), np.load(tmp_path / 'run' / 'probabilities.npy'))
+    assert json.loads((tmp_path / 'again0' / 'metrics.json').read_text())['mode'] == 'test' and not (tmp_path / 'again0' / 'checkpoints').exists()
+    monkeypatch.setattr(module, 'load_released_classifier', lambda path, **sizes: load_released_classifier(path, network='tiny', **sizes))
+    torch.save({'state_dict': classifier_dict(2)[1]}, tmp_path / 'ft.pth.tar')
+    released = replace(again, checkpoint=str(tmp_path / 'ft.pth.tar'), out=str(tmp_path / 'released'), img_size=32, num_blocks=2, frame_stride=1, crops=1)
+    assert classify(released)['test_videos'] == 4
+    torch.save({'state_dict': classifier_dict(3)[1]}, tmp_path / 'three.pth.tar')
+    refused = [(dict(checkpoint=str(tmp_path / 'three.pth.tar'), out=str(tmp_path / 'new')), 'of 3 classes'), (dict(out=str(tmp_path / 'run')), 'holds a run'), (dict(checkpoint='random'), 'no checkpoint'),
+               (dict(checkpoint=str(save(tmp_path / 'net', 0)), out=str(tmp_path / 'new')), 'net: ')]
+    for wrong, said in refused:
+        with pytest.raises(MemdpcError, match=said) as error: classify(replace(released, **wrong))
+        assert '\n' not in str(error.value)
+    assert not (tmp_path / 'new').exists()
+
+
+def test_a_classifier_of_a_run_knows_its_clips(whole, tmp_path):
+    "Finetuned with other sizes than it was pretrained with, and strided as the network's run was: the run's config says neither."
+    net = tmp_path / 'pretrained'
+    save(net / 'checkpoints' / 'step-00000001', 0)                 # of 32 pixels, two blocks
+    (net / 'config.json').write_text(json.dumps({'dataset': 'ucf101', 'split': 1, 'frame_stride': 1, 'time_stride': None}))
+    config = job(whole, tmp_path, checkpoint=str(net), mode='finetune', frame_stride=None, img_size=40, num_blocks=3, max_steps=1)
+    trained = classify(config)
+    sizes = ActionClassifier.from_pretrained(str(tmp_path / 'run' / trained['tested_checkpoint'])).sizes
+    assert (sizes['img_size'], sizes['num_blocks'], sizes['pred_steps']) == (40, 3, 1)
+    again = ClassifyConfig(mode='test', checkpoint=config.out, root=str(whole), out=str(tmp_path / 'again'), crops=1, num_workers=0, device='cpu')
+    classify(again)
+    assert np.allclose(np.load(tmp_path / 'again' / 'probabilities.npy'), np.load(tmp_path / 'run' / 'probabilities.npy'))
+    shutil.rmtree(net)
+    with pytest.raises(ConfigError, match='say frame_stride'): classify(again)
+
+
+def test_a_probe_leaves_a_run_its_figures(whole, tmp_path):
+    run = classify(job(whole, tmp_path, max_steps=1))
+    probed = classify(ClassifyConfig(checkpoint='random', network='tiny', img_size=32, num_blocks=2, frame_stride=1, root=str(whole), out=str(tmp_path / 'run'), label_fraction=.5,
+                                     num_workers=0, device='cpu'))
+    kept = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    assert {name: kept[name] for name in run} == run and kept['probe'] == probed['probe']
+    assert kept['probe_facts'] == {'mode': 'probe', 'split': 1, 'label_fraction': .5, 'draw': 0, 'readout': 'mean', 'seed': 0, 'videos': 8, 'majority': .5}
+    assert probed['videos'] == 8 and probed['majority'] == .5
+
+
+def test_what_a_run_says_beforehand(whole, tmp_path, caplog):
+    caplog.set_level('INFO', 'memdpc')
+    config = job(whole, tmp_path, split=2, label_fraction=.1, val_fraction=.5, batch_size=2, max_steps=1, epochs=3, milestones=(2, 3))
+    with pytest.raises(ConfigError, match='fill'): classify(config)      # of one labelled video of each class one is held out
+    module.forewarn(module.with_recipe(config), *(load_dataset('ucf101', whole, subset='train', progress=False).only(keep) for keep in (lambda v: True, lambda v: v.label)))
+    assert '1 classes have no labelled video left' in caplog.text and 'at epochs 3: there are only 3' in caplog.text
+    run = tmp_path / 'pretrained'
+    (run / 'checkpoints').mkdir(parents=True)
+    (run / 'config.json').write_text(json.dumps({'dataset': 'ucf101', 'split': 1}))
+    for mode, split, warns in (('probe', 2, True), ('finetune', 1, False), ('scratch', 2, False)):
+        caplog.clear()
+        module.warn_of_split(replace(config, checkpoint=str(run), mode=mode, split=split))
+        assert ('has seen test videos of split 2' in caplog.text) == warns
+
+
+def test_steps_stay_where_epochs_are_given():
+    paper = at_fraction(ClassifyConfig(mode='finetune', epochs=50), .1, 2)
+    assert (paper.epochs, paper.val_every, paper.milestones, paper.seed) == (500, 10, (3000, 4000), 2)
+    assert module.with_recipe(at_fraction(ClassifyConfig(mode='finetune'), .1, 0)).epochs == 350
+    demo = at_fraction(CLASSIFY_PRESETS['demo-finetune'], .5, 0)
+    assert (demo.epochs, demo.milestones, demo.dropout) == (8, (6,), 0)
+
+
+def test_fields_that_a_mode_ignores_are_refused(tmp_path):
+    config = ClassifyConfig(checkpoint='random', out=str(tmp_path / 'out'))
+    for wrong, said in ((dict(epochs=100), 'probe does not use epochs'), (dict(crops=5, precision='no'), 'crops, precision'), (dict(mode='linear', readout='std'), 'readout'),
+                        (dict(mode='test', draw=1), 'draw')):
+        with pytest.raises(ConfigError, match=said): classify(replace(config, **wrong))
+    for preset in CLASSIFY_PRESETS.values(): module.check_fields(replace(preset, mode='probe'))
 
 
 # ---- mistakes
