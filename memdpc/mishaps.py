@@ -192,7 +192,7 @@ def write_one_mishap(task):
     write_video(path, render_mishap(mishap, seed, number), mishap.fps, options={'crf': '26', 'preset': 'veryfast', 'g': '12'})
 
 def write_mishaps(out,                                # the dataset's folder, `oops_dataset`
-                  videos_per_kind=120,                # at least 8
+                  videos_per_kind=120,                # at least 4
                   seed=0,                             # draws everything
                   num_workers=0):                     # processes that render and encode; 0: this one
     """Write the mishaps in Oops!'s layout and return their folder as a `Path`; what is there stays, as in `write_shapes`.

@@ -318,9 +318,10 @@ def blind_rows(steps, times):
     confusion = np.repeat(sum(np.bincount(t.label, minlength=3) for t in timelines)[:, None] / 3, 3, 1)
     hits = [[min(abs(m * STEP - t) for t in said if t >= 0) for m in range(len(line.label))]
             for line in timelines for said in [times[line.video]] if max(said) >= 0]
-    shares = {f'within_{most:g}': float(np.mean([np.mean(np.array(errors) <= most) for errors in hits])) for most in (.25, 1)}
-    return [always, {'name': 'chance'} | class_measures(confusion) | shares | {
-        'median_error': float(np.median(np.concatenate(hits))), 'confusion': confusion.tolist()}]
+    when = time_measures([], [])
+    if hits: when = {f'within_{most:g}': float(np.mean([np.mean(np.array(errors) <= most) for errors in hits])) for most in (.25, 1)} | {
+        'median_error': float(np.median(np.concatenate(hits)))}
+    return [always, {'name': 'chance'} | class_measures(confusion) | when | {'confusion': confusion.tolist()}]
 
 def human_rows(steps, fourth, times, block_len=5):
     "The row of a fourth annotator, `fourth` [V] of tuples, judged as a method is over the videos that he or she was asked about; [] without any"
@@ -333,11 +334,11 @@ def human_rows(steps, fourth, times, block_len=5):
 
 # %% ../nbs/33_oops.ipynb #fea78c49
 def table(rows):
-    "Rows as lines of text; a dash where there is nothing to say"
+    "Rows as lines of text, with the recalls of i(ntentional), t(ransition) and u(nintentional); a dash where there is nothing to say"
     names = ('balanced_accuracy', 'accuracy', *(f'recall_{name}' for name in CLASSES), 'within_0.25', 'within_1', 'median_error')
-    heads = ('balanced', 'accuracy', *(f'recall {name[:6]}' for name in CLASSES), 'in .25 s', 'in 1 s', 'error, s')
-    def cell(value): return f'{"-":>14}' if value is None else f'{value:14.3f}'
-    return '\n'.join([f'{"":34}' + ''.join(f'{head:>14}' for head in heads)] + [
+    heads = ('balanced', 'accuracy', *(f'recall {name[0]}' for name in CLASSES), 'in .25 s', 'in 1 s', 'error, s')
+    def cell(value): return f'{"-":>10}' if value is None else f'{value:10.3f}'
+    return '\n'.join([f'{"":34}' + ''.join(f'{head:>10}' for head in heads)] + [
         f'{row["name"]:34}' + ''.join(cell(row[name]) for name in names) for row in rows])
 
 # %% ../nbs/33_oops.ipynb #a9e01a7f
@@ -346,6 +347,7 @@ class OopsClassifier(nn.Module, Pretrained, library_name='memdpc', license='apac
     def __init__(self, **sizes):                                               # of `MemDPC`
         super().__init__()
         self.memdpc = MemDPC(**sizes)
+        if self.memdpc.backward_gru is not None: self.memdpc.backward_gru.requires_grad_(False)    # unused; several processes wait for every gradient
         self.head = Head(2 * self.memdpc.encoder.dim)
 
     def forward(self, x):

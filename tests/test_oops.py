@@ -202,6 +202,22 @@ def test_measures_by_hand():
     assert found['within_0.25'] == pytest.approx(1 / 3) and found['within_1'] == pytest.approx(1 / 3) and found['median_error'] == 3
 
 
+def test_where_no_test_video_fails_there_is_nothing_to_find():
+    nothing = np.zeros(5)
+    rows = blind_rows(Steps(nothing, nothing, nothing, nothing, nothing.astype(int), np.arange(5), nothing.astype(int)), [(-1, -1, -1)])
+    assert all(row[name] is None for row in rows for name in ('within_0.25', 'within_1', 'median_error'))
+    assert 'chance' in table(rows)
+
+
+def test_every_weight_that_is_trained_gets_a_gradient():
+    "Several processes wait for all of them; the aggregator that looks backward has no part in it."
+    torch.manual_seed(0)
+    model = OopsClassifier(**SIZES | dict(bidirectional=True))
+    model(torch.randn(2, 3, 3, 5, 32, 32))[:, -1].sum().backward()
+    assert {name for name, weight in model.named_parameters() if weight.grad is None} == {
+        name for name, weight in model.named_parameters() if not weight.requires_grad} != set()
+
+
 def test_head_takes_unknown_for_the_mean():
     head = Head(4)
     head.standardise(np.array([[1, 2, 3, 4], [3, 2, 1, 0], [1, 1, np.nan, 1]], np.float32))
