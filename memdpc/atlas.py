@@ -12,7 +12,6 @@ __all__ = ['logger', 'training_clips', 'read_batches', 'addresses', 'entropy', '
 
 # %% ../nbs/34_atlas.ipynb #a83fd4d7
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,10 +24,8 @@ from sklearn.manifold import TSNE
 from tqdm import tqdm
 
 from .augment import prepare
-from .clips import Clips, Even
 from .config import AtlasConfig, ConfigError
-from .datasets import load_dataset
-from .features import checkpoint_folder, load_model, run_config, sized_model, strides
+from .features import checkpoint_folder, clips_of, load_model, run_config, sized_model
 from .loss import similarity
 from .model import CheckpointError, predict_direction
 from .training import make_accelerator, make_loader, watched_workers, write_results, written_whole
@@ -40,8 +37,8 @@ logger = logging.getLogger(__name__)
 # %% ../nbs/34_atlas.ipynb #d9b0af9c
 def training_clips(config, model, num_blocks, img_size):
     "`(clips, labels [V], class names)` of the training videos; where there are no labels, all are of one class."
-    videos = load_dataset(config.dataset, config.root, config.split, 'train', config.num_workers, sys.stderr.isatty())
-    clips = Clips(videos, num_blocks, model.block_len, img_size=img_size, seed=config.seed, starts=Even(config.clips_per_video), **strides(config))
+    clips = clips_of(config, 'train', model.block_len, num_blocks, img_size)
+    videos = clips.videos
     labels = np.repeat([max(video.label, 0) for video in videos.videos], config.clips_per_video)
     return clips, labels, videos.classes or ('no label',)
 
