@@ -316,12 +316,13 @@ def probe(path) -> VideoInfo:
 
 # %% ../nbs/01_video.ipynb #98456094
 def pictures_at(container, stream, scaler, wanted, seek_points, planes):
-    "The pictures whose indices stand in `wanted` (rising), each in one of `planes`: by seeking where that skips two frames, else by decoding on"
+    "The pictures whose indices stand in `wanted` (rising), each in one of `planes`: by seeking, or by decoding on"
     frames, position = decoded_frames(container, stream), 0
     for target, place in zip(wanted, planes):
-        ahead = bisect.bisect(seek_points, target, key=operator.itemgetter(0))
-        index, pts = seek_points[ahead - 1] if ahead else (0, None)
-        if index >= position + 2: frames, position = frames_from(container, stream, pts), index
+        before = bisect.bisect(seek_points, target, key=operator.itemgetter(0))
+        index, pts = seek_points[before - 1] if before else (0, None)
+        ahead = 2 * stream.codec_context.has_b_frames                     # frames that the decoder has read ahead, which a seek throws away
+        if index > position + ahead: frames, position = frames_from(container, stream, pts), index
         while position <= target:
             frame, position = next(frames, None), position + 1
             if frame is None: return
