@@ -1,6 +1,7 @@
 """The loop: order, schedule, checkpoints, resume, faults; in this process. What needs processes that die is in test_kills.py."""
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -257,6 +258,34 @@ def test_a_folder_that_holds_a_run(tmp_path):
         Run("", ToyConfig())
 
 
+def work(folder, ready):
+    """A run at work: it has opened its folder, and started a process that reads."""
+    run, reader = Run(folder, ToyConfig()), os.fork()
+    if reader: ready.put(reader)
+    time.sleep(60)
+    return run
+
+
+def test_one_process_at_a_time(tmp_path):
+    """A job that was started twice. Once the first is killed the folder is free, though a process of its own may live on for a while."""
+    fork = multiprocessing.get_context("fork")
+    first = fork.Process(target=work, args=(tmp_path, ready := fork.Queue()))
+    first.start()
+    reader = ready.get(timeout=30)
+    before = tree(tmp_path)
+    try:
+        with pytest.raises(ConfigError, match=f"{tmp_path}: another process is at work on this run"): Run(tmp_path, ToyConfig(resume=True))
+        Run(tmp_path, ToyConfig(resume=True), main=False)
+        assert tree(tmp_path) == before
+        first.kill()
+        first.join()
+        os.kill(reader, 0)                                     # is there still
+        assert Run(tmp_path, ToyConfig(resume=True)).state["step"] == 0
+    finally:
+        first.kill()
+        os.kill(reader, signal.SIGKILL)
+
+
 def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
     Run(tmp_path, ToyConfig(lr=3.0))
     log_metrics(Run(tmp_path, ToyConfig(resume=True)), 3, 0, "train", {"loss": 1})
@@ -326,6 +355,28 @@ def test_an_error_of_a_reader_is_one_line(tmp_path):
     with pytest.raises(TrainingError) as raised:
         toy(tmp_path, fault=fail, num_workers=1)
     assert str(raised.value) == "the/root: a hundred videos in a row cannot be read any more"
+
+
+def read_under_fire(outcome):
+    """Loaders one after the other, while somebody tells all processes to end, every few milliseconds; the main process has a mind of its own."""
+    os.setpgid(0, 0)
+    main = os.getpid()
+    signal.signal(signal.SIGTERM, lambda *note: None)
+    if not os.fork():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while os.getppid() == main: os.killpg(main, signal.SIGTERM) or time.sleep(0.005)
+        os._exit(0)
+    outcome.put(sum(len(batch["x"]) for _ in range(6) for batch in make_loader(Numbers(), [[(0, 0), (0, 1)], [(0, 2)]], 2)))
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="macOS")
+def test_readers_outlive_a_signal_that_comes_as_they_are_born():
+    """So a queue ends its jobs: SIGTERM to each process. What counts is what the main process does."""
+    fork = multiprocessing.get_context("fork")
+    main = fork.Process(target=read_under_fire, args=(outcome := fork.Queue(),))
+    main.start()
+    try: assert outcome.get(timeout=20) == 6 * 3
+    finally: main.kill()
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps", "tpu"])
