@@ -575,6 +575,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/memdpc', 'doc_host': '', '
                                  'memdpc.training.Stopped.__init__': ('training.html#stopped.__init__', 'memdpc/training.py'),
                                  'memdpc.training.TrainingError': ('training.html#trainingerror', 'memdpc/training.py'),
                                  'memdpc.training.check_loss': ('training.html#check_loss', 'memdpc/training.py'),
+                                 'memdpc.training.cores': ('training.html#cores', 'memdpc/training.py'),
                                  'memdpc.training.cut_metrics': ('training.html#cut_metrics', 'memdpc/training.py'),
                                  'memdpc.training.finish': ('training.html#finish', 'memdpc/training.py'),
                                  'memdpc.training.hold': ('training.html#hold', 'memdpc/training.py'),

@@ -436,7 +436,7 @@ def memory_of(config):
     if not slots: raise CheckpointError(f'{config.checkpoint}: a network without a memory (mem_size 0: DPC); the atlas has nothing to show')
     for slot in config.slots:
         if slot >= slots: raise ConfigError(f'slot {slot}: this memory has {slots} slots, 0 to {slots - 1}')
-    return model.to(make_accelerator(config.device).device).eval(), sizes
+    return model.to(make_accelerator(config.device, num_workers=config.num_workers).device).eval(), sizes
 
 def save_figures(folder, figures):
     "Write `{name: matplotlib figure}` as PNG files, and close them."

@@ -78,6 +78,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # of ImageNet, in [0,
 def prepare(clip,                                     # uint8 [B, N, 3, T, H, W], on the device
             colour=None):                             # float [B, N*T, 5] of `Augment.draw`, on the device; None: colours stay
     "Clips as the network wants them: recoloured and normalised, float32 [B, N, 3, T, H, W]"
+    if clip.ndim != 6 or clip.dtype != torch.uint8:
+        raise ValueError(f'expected a tensor of uint8 clips [B, N, 3, T, H, W], got {clip.dtype} {list(clip.shape)}')
     B, N, _, T, H, W = clip.shape
     if colour is None: colour = torch.tensor([1., 1, 1, 0, -1], device=clip.device).expand(B, N * T, 5)
     mean, std = (torch.tensor(values, device=clip.device) for values in (MEAN, STD))

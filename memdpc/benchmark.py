@@ -45,7 +45,7 @@ from .config import BenchmarkConfig, ConfigError, save_config
 from .datasets import Packed, Video, VideoList
 from .model import MemDPC
 from .pretrain import compute
-from .training import make_accelerator, make_loader, optimise, written_whole
+from .training import cores, make_accelerator, make_loader, optimise, written_whole
 from .viz import curves, use_style
 
 # %% ../nbs/22_benchmark.ipynb #62addd5c
@@ -528,10 +528,9 @@ def processor():
 
 def facts_of(material, jpeg_bytes):
     "The video and the machine of a benchmark, and versions"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     versions = {name: version(name) for name in ('torch', 'av', 'numpy', 'pillow')}
     return {'video': Path(material.path).name, 'video_bytes': os.path.getsize(material.path), 'jpeg_bytes': jpeg_bytes, 'processor': processor(),
-            'machine_cores': cores, 'threads': torch.get_num_threads(), 'python': platform.python_version(), 'memdpc': __version__} | versions
+            'machine_cores': cores(), 'threads': torch.get_num_threads(), 'python': platform.python_version(), 'memdpc': __version__} | versions
 
 def write_benchmark(found, config):
     "`config.json`, `benchmark.csv`, `metrics.json` and `figures/` in `config.out`"

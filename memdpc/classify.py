@@ -414,7 +414,7 @@ def classify(config: ClassifyConfig):
     """
     if not config.out: raise ConfigError('no out: name the folder for the results')
     check_fields(config)
-    accelerator = None if config.mode == 'probe' else make_accelerator(config.device, config.precision)
+    accelerator = None if config.mode == 'probe' else make_accelerator(config.device, config.precision, config.num_workers)
 
     def job(config):
         warn_of_split(config)

@@ -96,7 +96,8 @@ class Features:
 # %% ../nbs/30_features.ipynb #e53ded91
 @torch.no_grad()
 def network_features(model, clips):
-    "`(blocks [B, N, D], context [B, D or 2D])` of uint8 clips `[B, N, 3, T, H, W]`; the model is in eval mode."
+    "`(blocks [B, N, D], context [B, D or 2D])` of uint8 clips `[B, N, 3, T, H, W]`; the model must be in eval mode."
+    if model.training: raise ValueError('the model is in train mode, where batch-norm mixes the clips of a batch: call model.eval() first')
     x = prepare(clips.to(next(model.parameters()).device))
     features = F.relu(model.encode(x))                                       # [B, N, D, h, w]
     contexts = [model.forward_gru(features)[:, -1]]
@@ -354,7 +355,7 @@ def measured_features(config):
     `MemdpcError` for what a user can mend: `ConfigError`, `CheckpointError`, `DatasetError`, `TrainingError` (a reading process died).
     """
     if not config.out: raise ConfigError('no out: name the folder for the results')
-    accelerator, (model, sizes) = make_accelerator(config.device), sized_model(config)
+    accelerator, (model, sizes) = make_accelerator(config.device, num_workers=config.num_workers), sized_model(config)
     clips, folder = dict(zip(('train', 'test'), measured_clips(config, model.block_len, **sizes))), Path(config.out) / 'features'
     made_from = origin('a network and its baselines', model, clips.values(), config)
     keep_features(folder, lambda: extractors(model, clips['train'], config, accelerator.device), clips, made_from, config, accelerator)
@@ -374,7 +375,7 @@ def write_features(config: FeaturesConfig):
     features of each part. `MemdpcError` for what a user can mend.
     """
     if not config.out: raise ConfigError('no out: name the folder for the results')
-    accelerator, (model, sizes), out = make_accelerator(config.device), sized_model(config), Path(config.out)
+    accelerator, (model, sizes), out = make_accelerator(config.device, num_workers=config.num_workers), sized_model(config), Path(config.out)
     subsets = ('train',) if config.dataset == 'folder' else ('train', 'test')
     clips = {subset: clips_of(config, subset, model.block_len, **sizes) for subset in subsets}
     model.to(accelerator.device).eval()

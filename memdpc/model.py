@@ -117,7 +117,8 @@ class Pretrained(PyTorchModelHubMixin):
 class MemDPC(nn.Module, Pretrained, library_name='memdpc', license='apache-2.0'):
     """Memory-augmented Dense Predictive Coding (Han, Xie, Zisserman, ECCV 2020); `mem_size=0` is DPC, without the memory.
 
-    `forward` maps normalised clips `[B, N, 3, T, H, W]` to a `MemDPCOutput`. Impossible sizes, or clips of another shape: `ValueError`.
+    `forward` maps normalised clips `[B, N, 3, T, H, W]` to a `MemDPCOutput`. Impossible sizes, and what is no such clips, are a `ValueError`;
+    clips of more or other blocks and frames than the sizes say are taken as they come.
     """
     def __init__(self,
                  network: str = 'resnet18',    # a key of `memdpc.encoder.NETWORKS`
@@ -137,15 +138,15 @@ class MemDPC(nn.Module, Pretrained, library_name='memdpc', license='apache-2.0')
         self.encoder = Encoder(network)
         self.forward_gru = ConvGRU(self.encoder.dim, dropout)
         self.backward_gru = ConvGRU(self.encoder.dim, dropout) if bidirectional else None
-        self.predictor = (Memory(self.encoder.dim, mem_size, address_gain) if mem_size
-                          else DirectPredictor(self.encoder.dim, address_gain))
+        self.predictor = Memory(self.encoder.dim, mem_size, address_gain) if mem_size else DirectPredictor(self.encoder.dim, address_gain)
 
     def encode(self, x):                                                   # x: [B, N, 3, T, H, W]
         "Signed features of every block, `[B, N, D, h, w]`: the encoder's output averaged over what is left of time."
         return self.encoder(x.flatten(0, 1)).mean(2).unflatten(0, x.shape[:2])
 
     def forward(self, x) -> MemDPCOutput:                                  # x: [B, N, 3, T, H, W], normalised
-        if x.ndim != 6 or x.shape[2] != 3: raise ValueError(f'expected clips [B, N, 3, T, H, W], got {list(x.shape)}')
+        if x.ndim != 6 or x.shape[2] != 3 or not x.is_floating_point():
+            raise ValueError(f'expected clips [B, N, 3, T, H, W] as memdpc.augment.prepare makes them, got {x.dtype} {list(x.shape)}')
         if x.shape[1] <= self.pred_steps: raise ValueError(f'{x.shape[1]} blocks are too few to predict {self.pred_steps} of them')
         features = self.encode(x)                                          # [B, N, D, h, w]
         ahead = predict_direction(features, self.forward_gru, self.predictor, self.pred_steps)
@@ -154,7 +155,7 @@ class MemDPC(nn.Module, Pretrained, library_name='memdpc', license='apache-2.0')
         return MemDPCOutput(ahead.loss + back.loss, features, ahead, back)
 
     def predict_next(self, features):                                      # [B, N, D, h, w], signed
-        "Entry t is the feature of block t+1 predicted from blocks 1..t by the forward direction alone: `[B, N-1, D, h, w]`."
+        "`[B, N-1, D, h, w]`: `[:, t]` is what `features[:, t + 1]` was expected to be, from `features[:, :t + 1]`, by the forward direction alone."
         states = self.forward_gru(F.relu(features[:, :-1]))                # [B, N-1, D, h, w]
         return self.predictor(states.flatten(0, 1))[1].unflatten(0, states.shape[:2])
 

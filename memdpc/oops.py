@@ -486,7 +486,7 @@ def oops(config: OopsConfig):
     `out/classifier` is an `OopsClassifier`. `MemdpcError` for what a user can mend: `ConfigError`, `CheckpointError`, `DatasetError`, `TrainingError`.
     """
     if not config.out: raise ConfigError('no out: name the folder for the results')
-    accelerator, (model, sizes) = make_accelerator(config.device), sized_model(config)
+    accelerator, (model, sizes) = make_accelerator(config.device, num_workers=config.num_workers), sized_model(config)
     if config.mode == 'finetune': Run(Path(config.out, 'finetuned'), config, False, accelerator.num_processes)     # only looks: mistakes show at once
     parts, counts = annotated_videos(config)
     test, own = parts['test'][0], 'random' if config.checkpoint == 'random' else 'pretrained'

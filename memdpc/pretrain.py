@@ -103,7 +103,7 @@ def pretrain(config: PretrainConfig):
 
     Raises `memdpc.training.Stopped` after Ctrl-C or SIGTERM, when the checkpoint is written, and `MemdpcError` for what a user can mend.
     """
-    accelerator = make_accelerator(config.device, config.precision)
+    accelerator = make_accelerator(config.device, config.precision, config.num_workers)
     found = Run(config.out, config, main=False, processes=accelerator.num_processes)    # only looks: a mistake leaves no folder behind
     if found.finished: return json.loads((found.folder / 'metrics.json').read_text())
     shown = accelerator.is_main_process and sys.stderr.isatty()

@@ -6,8 +6,8 @@
 __all__ = ['logger', 'METRICS', 'TrainingError', 'StepBatches', 'ignore_signals', 'obey', 'Loader', 'make_loader', 'seed_step',
            'learning_rate', 'sync', 'written_whole', 'readable', 'log_metrics', 'read_metrics', 'cut_metrics',
            'keep_last_and_best', 'hold', 'prepare_folder', 'Run', 'save_checkpoint', 'restore', 'Stopped',
-           'Interruption', 'watched_workers', 'make_accelerator', 'largest', 'mean_over_processes', 'check_loss',
-           'optimise', 'validate', 'progress', 'record', 'train', 'finish', 'write_results']
+           'Interruption', 'watched_workers', 'cores', 'make_accelerator', 'largest', 'mean_over_processes',
+           'check_loss', 'optimise', 'validate', 'progress', 'record', 'train', 'finish', 'write_results']
 
 # %% ../nbs/20_training.ipynb #dbec94bf
 import csv
@@ -327,8 +327,16 @@ def watched_workers(run=None):
         raise TrainingError(f'a process that reads videos died ({" ".join(str(error).split())}); if memory ran out, try fewer num_workers{kept}') from None
 
 # %% ../nbs/20_training.ipynb #cef02776
-def make_accelerator(device='auto', precision='auto'):
-    "accelerate's view of this process: its device, its rank, its precision (auto: bf16 on GPUs that have it, else float32)."
+def cores():
+    "How many cores this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+def make_accelerator(device='auto', precision='auto', num_workers=0):
+    """accelerate's view of this process: its device, its rank, its precision (auto: bf16 on GPUs that have it, else float32).
+
+    From then on PyTorch computes on the cores that `num_workers` processes leave, one at least; `OMP_NUM_THREADS` has precedence.
+    """
+    if 'OMP_NUM_THREADS' not in os.environ: torch.set_num_threads(max(1, cores() - num_workers))
     if device == 'cuda' and not torch.cuda.is_available(): raise ConfigError('device cuda: this machine has no GPU that torch can use')
     if device == 'mps' and not torch.backends.mps.is_available(): raise ConfigError('device mps: not available on this machine')
     if device not in ('auto', 'cpu', 'cuda', 'mps'): raise ConfigError(f'no device {device!r}: choose auto, cpu, cuda or mps')

@@ -171,7 +171,7 @@ def test_processes_on_two_disks_are_told(whole, tmp_path, monkeypatch):
     "A process that does not see what the main process has made says so, and computes nothing."
     net, real = save(tmp_path / 'net', 0), features_module.make_accelerator
 
-    def second(device):
+    def second(device, **more):
         return SimpleNamespace(device=real(device).device, process_index=1, num_processes=2, is_main_process=False, wait_for_everyone=lambda: None)
     monkeypatch.setattr(features_module, 'make_accelerator', second)
     monkeypatch.setattr(features_module, 'PATIENCE', 0)
@@ -183,7 +183,7 @@ def test_a_silent_partner_is_not_waited_for_for_ever(whole, tmp_path, monkeypatc
     "Of two processes the second is dead: the first says so, and alone it goes on with the parts that are missing."
     net, real, seen = save(tmp_path / 'net', 0), features_module.make_accelerator, dying(monkeypatch, None)
 
-    def first(device):
+    def first(device, **more):
         return SimpleNamespace(device=real(device).device, process_index=0, num_processes=2, is_main_process=True, wait_for_everyone=lambda: None)
     with monkeypatch.context() as patch:
         patch.setattr(features_module, 'make_accelerator', first)
