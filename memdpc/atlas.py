@@ -25,22 +25,23 @@ from tqdm import tqdm
 
 from .augment import prepare
 from .config import AtlasConfig, ConfigError
+from .datasets import DatasetError
 from .features import checkpoint_folder, clips_of, load_model, run_config, sized_model
 from .loss import similarity
 from .model import CheckpointError, predict_direction
 from .training import make_accelerator, make_loader, watched_workers, write_results, written_whole
-from .viz import heatmap, use_style
+from .viz import as_text, heatmap, use_style
 
 # %% ../nbs/34_atlas.ipynb #1f51a3fe
 logger = logging.getLogger(__name__)
 
 # %% ../nbs/34_atlas.ipynb #d9b0af9c
 def training_clips(config, model, num_blocks, img_size):
-    "`(clips, labels [V], class names)` of the training videos; where there are no labels, all are of one class."
+    "`(clips, labels [V], class names, for pictures)` of the training videos; where there are no labels, all are of one class."
     clips = clips_of(config, 'train', model.block_len, num_blocks, img_size)
     videos = clips.videos
     labels = np.repeat([max(video.label, 0) for video in videos.videos], config.clips_per_video)
-    return clips, labels, videos.classes or ('no label',)
+    return clips, labels, tuple(as_text(name) for name in videos.classes) or ('no label',)
 
 def read_batches(clips, indices, config, desc):
     "Yields `(numbers [B], uint8 clips [B, N, 3, T, H, W])`; a clip whose video cannot be read any more is left out, and the log says so."
@@ -493,6 +494,7 @@ def atlas(config: AtlasConfig):
     """
     model, sizes = memory_of(config)
     clips, labels, classes = training_clips(config, model, **sizes)
+    if len(clips) < 4: raise DatasetError(f'{config.root}: {len(clips)} clips are too few for a map; atlas needs four')
     if config.example >= len(clips.videos): raise ConfigError(f'example {config.example}: there are {len(clips.videos)} training videos, from 0 on')
     models = {stage: network.to(next(model.parameters()).device) for stage, network in stage_models(config.checkpoint, config.stages, model).items()}
     facts, pictures, found = look_at_slots(models, clips, labels, classes, config)

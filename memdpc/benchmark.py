@@ -535,10 +535,9 @@ def facts_of(material, jpeg_bytes):
 def write_benchmark(found, config):
     "`config.json`, `benchmark.csv`, `metrics.json` and `figures/` in `config.out`"
     out = Path(config.out)
-    (out / 'figures').mkdir(parents=True, exist_ok=True)
-    save_config(config, out / 'config.json')
+    with written_whole(out / 'config.json') as aside: save_config(config, aside)
     rows = [row | found.facts for row in found.rows()]
-    with open(out / 'benchmark.csv', 'w', encoding='utf-8', newline='') as file:
+    with written_whole(out / 'benchmark.csv') as aside, open(aside, 'w', encoding='utf-8', newline='') as file:
         writer = csv.DictWriter(file, rows[0], lineterminator='\n')
         writer.writeheader()
         writer.writerows({name: round(v, 3) if isinstance(v, float) else v for name, v in row.items()} for row in rows)
@@ -552,6 +551,7 @@ def write_benchmark(found, config):
 def measure(config, path, jpegs):
     "All measurements for the video at `path`; its JPEG files go into the folder `jpegs`"
     material = material_from(config, path, jpegs)
+    Path(config.out, 'figures').mkdir(parents=True, exist_ok=True)          # says now where that cannot be
     jpeg_bytes, cores, batch_size = write_jpegs(path, jpegs), config.num_workers, min(config.batch_size, max(config.clips // 4, 1))
     logger.info('%s: %d frames, unpacked to %d bytes of JPEG files', path, material.info.frames, jpeg_bytes)
     notes = {way: note for way in WAYS if (note := why_not(way, material))}
@@ -568,6 +568,8 @@ def measure(config, path, jpegs):
 def benchmark(config: BenchmarkConfig):
     "Measure the data path and a training step as `config` says, write the results to `config.out`, and return them as a `Benchmark`"
     if not config.out: raise ConfigError('no out: name the folder for the results')
+    if not Path(config.out, 'benchmark.csv').exists() and any(Path(config.out, name).exists() for name in ('config.json', 'metrics.json')):
+        raise ConfigError(f'{config.out}: holds results of another job; choose another out')
     with tempfile.TemporaryDirectory() as folder:
         if not config.video: make_video(Path(folder) / 'made.avi')
         os.mkdir(jpegs := os.path.join(folder, 'jpegs'))

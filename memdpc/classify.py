@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast
-from safetensors.torch import load_file
+from safetensors.torch import load
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -34,14 +34,14 @@ from .augment import Augment, prepare
 from .clips import Clips, Even, Every, Random
 from .config import CLASSIFY_PRESETS, ClassifyConfig, ConfigError, FeaturesConfig
 from .convgru import ConvGRU
-from .datasets import SPLITS, hold_out, load_dataset, printable
+from .datasets import SPLITS, DatasetError, hold_out, load_dataset, printable
 from .features import checkpoint_folder, measured_clips, run_config, sized_model, strides, with_baselines
 from .model import Classifier, MemDPC, Pretrained
 from .pretrain import optimise_for, report
 from .released import load_released_classifier
-from .training import Run, StepBatches, finish, make_accelerator, make_loader, read_metrics, readable, watched_workers
-from .training import write_results, written_whole
-from .viz import heatmap, use_style
+from .training import Run, StepBatches, finish, make_accelerator, make_loader, read_metrics, read_results, readable
+from .training import watched_workers, write_results, written_whole
+from .viz import as_text, heatmap, use_style
 
 # %% ../nbs/31_classify.ipynb #d7a41280
 logger = logging.getLogger(__name__)
@@ -229,7 +229,7 @@ def load_best(run, accelerator, model):
     "The weights of the checkpoint of `best_step`, from the main process to all."
     if run.main:
         best = run.checkpoints / f'step-{best_step(run):08d}'
-        with readable(best): model.load_state_dict(load_file(best / 'model.safetensors'))
+        with readable(best): model.load_state_dict(load((best / 'model.safetensors').read_bytes()))
     if accelerator.num_processes > 1: broadcast(list(model.state_dict().values()))
     return model.eval()
 
@@ -239,7 +239,7 @@ def plot_confusion(matrix, classes, title='Rows: what it is; columns: what it wa
     matrix = np.asarray(matrix)
     shares, few = matrix / matrix.sum(1, keepdims=True).clip(1), len(classes) <= 25
     side = 1.6 + .28 * len(classes) if few else 6
-    names = list(classes) if few else False
+    names = [as_text(name) for name in classes] if few else False
     return heatmap(shares, title, 'predicted', 'true', size=(side + .6, side), vmin=0, vmax=1, xticklabels=names, yticklabels=names, square=True,
                    annot=few and len(classes) <= 10, fmt='.2f', annot_kws={'size': 6}).figure
 
@@ -249,7 +249,7 @@ def save_predictions(folder, videos, probabilities):
     with written_whole(folder / 'predictions.csv') as aside, open(aside, 'w', encoding='utf-8', newline='') as file:
         rows = csv.writer(file, lineterminator='\n')
         rows.writerow(('video', 'class', 'predicted', 'probability'))
-        rows.writerows((printable(v.path), names[v.label], names[p], f'{row[p]:.4f}') for v, p, row in zip(videos.videos, predicted, probabilities))
+        rows.writerows((printable(v.path), printable(names[v.label]), printable(names[p]), f'{row[p]:.4f}') for v, p, row in zip(videos.videos, predicted, probabilities))
     np.save(folder / 'probabilities.npy', probabilities, allow_pickle=False)
     (folder / 'figures').mkdir(exist_ok=True)
     figure = plot_confusion(confusion(labels_of(videos), predicted, len(names)), names)
@@ -289,7 +289,7 @@ def train_classifier(config, accelerator):
     "Train and test as `config` says, or go on where its run was stopped; returns what `metrics.json` holds."
     config = with_recipe(config)
     found = Run(config.out, config, main=False, processes=accelerator.num_processes)        # only looks: a mistake leaves no folder behind
-    if found.finished: return json.loads((found.folder / 'metrics.json').read_text())
+    if found.finished: return read_results(found.folder)
     if config.batch_size < 2: raise ConfigError('batch_size must be 2 or more: batch-norm compares the clips of a batch')
     model, sizes = sized_model(config)
     labelled, test, shape = parts(config, model, sizes)
@@ -321,6 +321,7 @@ def fit_probe(config, own=False):
     features, classes = with_baselines(config)
     train, test = next(iter(features.values()))
     kept = some_labels(train.labels, config.label_fraction, config.draw)
+    if len(np.unique(train.labels[kept])) < 2: raise DatasetError(f'{config.root}: a probe needs two classes; the training videos that can be read have one')
     def labelled(train): return replace(train, **{name: values[kept] for name, values in vars(train).items()})
     found = {name: probe_accuracy(labelled(train), test, config.readout, config.seed) for name, (train, test) in list(features.items())[:1 if own else None]}
     facts = {name: getattr(config, name) for name in ('mode', 'split', 'label_fraction', 'draw', 'readout', 'seed')}
@@ -340,12 +341,12 @@ def load_classifier(checkpoint, classes, **sizes):
 
     Its classes must be the dataset's `classes`; a released file names none, and needs `sizes` where they are not the paper's.
     """
-    path, metrics = Path(checkpoint), Path(checkpoint, 'metrics.json')
+    path = Path(checkpoint)
     if path.name.endswith(('.pth.tar', '.pth')):
         classifier = load_released_classifier(path, **sizes | {'pred_steps': 1}).float()
         if classifier.linear.out_features == len(classes): classifier.classes = tuple(classes)
     else:
-        tested = json.loads(metrics.read_text()).get('tested_step') if metrics.is_file() else None
+        tested = read_results(path).get('tested_step')
         classifier = ActionClassifier.from_pretrained(str(path / f'checkpoints/step-{tested:08d}' if tested else checkpoint_folder(path)))
     if getattr(classifier, 'classes', None) != tuple(classes):
         raise ConfigError(f'{checkpoint}: a classifier of {classifier.linear.out_features} classes, which are not the {len(classes)} of the dataset')

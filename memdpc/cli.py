@@ -42,7 +42,7 @@ def usage():
     "The text of `memdpc --help`."
     lines = [f'  {name:10} {about}' for name, (about, *_) in COMMANDS.items()]
     return '\n'.join(['usage: memdpc COMMAND [--FIELD VALUE ...]', '', *lines, '', '`memdpc COMMAND --help` lists the fields of a command.',
-                      f'`memdpc pretrain --preset NAME` starts from {", ".join(COMMANDS["pretrain"][3])}; without it, from the first.'])
+                      f'`memdpc pretrain --preset NAME` starts from {", ".join(COMMANDS["pretrain"][3])}; without it, from the first. So does `classify`.'])
 
 # %% ../nbs/40_cli.ipynb #f3f36ea9
 def parse_command(argv):
@@ -82,9 +82,11 @@ def main(argv=None):
     logging.getLogger('memdpc').setLevel(logging.INFO)
     try:
         function, config = parse_command(sys.argv[1:] if argv is None else argv)
-        if function is None: return print(usage())
+        if function is None: return print(usage(), flush=True)
         result = function(config)
         if result is not None and int(os.environ.get('RANK', 0)) == 0: show(result) if isinstance(result, dict) else print(result)
+        sys.stdout.flush()
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())     # `| head`: nobody reads on, and the job is done
     except (MemdpcError, OSError) as error: fail(error)
     except KeyboardInterrupt:
         logging.getLogger('memdpc').warning('memdpc: stopped; what was found or written whole is kept')

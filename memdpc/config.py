@@ -330,6 +330,8 @@ def save_config(config, path):
 
 def config_differences(config, path, ignored=('out', 'resume', 'device', 'num_workers', 'keep_checkpoints')):
     "`['field: saved -> now', ...]` for the fields in which `config` differs from the one saved at `path`."
-    saved, now = json.loads(path.read_text(encoding='utf-8')), json.loads(json.dumps(asdict(config)))
+    try: saved = dict(json.loads(path.read_text(encoding='utf-8')))
+    except (ValueError, TypeError): raise ConfigError(f'{path}: damaged; choose another out') from None
+    now = json.loads(json.dumps(asdict(config)))
     return [f'{name}: {saved.get(name)} -> {now.get(name)}' for name in now.keys() | saved.keys()
             if name not in ignored and saved.get(name) != now.get(name)]

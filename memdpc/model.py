@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import nn
 
 from .convgru import ConvGRU
@@ -79,10 +79,11 @@ def load_strictly(model, entries):
     own = model.state_dict()
     for name in own:
         if name not in entries: raise CheckpointError(f'{name}: missing in the checkpoint')
-    for name, value in entries.items():
+    for name in entries:
         if name not in own: raise CheckpointError(f'{name}: the checkpoint has it, the network has no such entry')
-        if value.shape != own[name].shape:
-            raise CheckpointError(f'{name}: shape {list(value.shape)} in the checkpoint, {list(own[name].shape)} in the network')
+    for name, value in own.items():
+        if value.shape != entries[name].shape:
+            raise CheckpointError(f'{name}: shape {list(entries[name].shape)} in the checkpoint, {list(value.shape)} in the network')
     model.load_state_dict(entries)
 
 # %% ../nbs/14_model.ipynb #ccaa28dc
@@ -106,11 +107,12 @@ class Pretrained(PyTorchModelHubMixin):
             path = hf_hub_download(model_id, path.name, revision=revision, cache_dir=cache_dir, force_download=force_download,
                                    local_files_only=local_files_only, token=token)
         elif not path.with_name('config.json').exists(): raise CheckpointError(f'{model_id}: holds no config.json')
-        try: entries = load_file(path)
+        try: entries = load(Path(path).read_bytes())                           # not by its name, which need not be UTF-8
         except Exception as error: raise CheckpointError(f'{path}: no weights that can be read ({error})') from None
         dtype = next((value.dtype for value in entries.values() if value.is_floating_point()), torch.float32)
         model = cls(**sizes).to(map_location, dtype)
-        load_strictly(model, entries)
+        try: load_strictly(model, entries)
+        except CheckpointError as error: raise CheckpointError(f'{path}: {error}') from None
         return model.eval()
 
 # %% ../nbs/14_model.ipynb #0894dbae

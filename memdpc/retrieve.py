@@ -22,7 +22,7 @@ from .config import ConfigError, RetrieveConfig
 from .datasets import DatasetError
 from .features import measured_features
 from .training import TrainingError, write_results, written_whole
-from .viz import use_style
+from .viz import as_text, use_style
 
 # %% ../nbs/32_retrieve.ipynb #ca5096e7
 def unit(x, mean):
@@ -135,7 +135,7 @@ def strip_of(clips, path, frames=4, step=3):
 
 def retrieved(features, clips, queries, readout='mean', centre=True, n=3):
     "`(strips, names, right)` for `plot_retrieved`: rows `queries` of the test videos and their `n` nearest; `features`, `clips`: (train, test)."
-    (train, test), classes = features, clips[0].videos.classes
+    (train, test), classes = features, [as_text(name) for name in clips[0].videos.classes]
     found = nearest(test.readout(readout)[queries], train.readout(readout), n, centre)                      # [Q, n]
     strips = [[strip_of(clips[1], test.paths[q]), *(strip_of(clips[0], train.paths[g]) for g in row)] for q, row in zip(queries, found)]
     names = [[classes[label] for label in (test.labels[q], *train.labels[row])] for q, row in zip(queries, found)]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['logger', 'METRICS', 'TrainingError', 'StepBatches', 'ignore_signals', 'obey', 'Loader', 'make_loader', 'seed_step',
-           'learning_rate', 'sync', 'written_whole', 'readable', 'log_metrics', 'read_metrics', 'cut_metrics',
-           'keep_last_and_best', 'hold', 'prepare_folder', 'Run', 'save_checkpoint', 'restore', 'Stopped',
-           'Interruption', 'watched_workers', 'cores', 'make_accelerator', 'largest', 'mean_over_processes',
+           'learning_rate', 'sync', 'written_whole', 'readable', 'log_metrics', 'read_metrics', 'read_results',
+           'cut_metrics', 'keep_last_and_best', 'hold', 'prepare_folder', 'Run', 'save_checkpoint', 'restore',
+           'Stopped', 'Interruption', 'watched_workers', 'cores', 'make_accelerator', 'largest', 'mean_over_processes',
            'check_loss', 'optimise', 'validate', 'progress', 'record', 'train', 'finish', 'write_results']
 
 # %% ../nbs/20_training.ipynb #dbec94bf
@@ -137,7 +137,9 @@ def written_whole(path):
         sync(path.parent)
     except BaseException as error:
         shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not error.filename: error.filename = str(path)
+        if not isinstance(error, OSError) or error.filename: raise
+        if not error.errno: raise TrainingError(f'{path} cannot be written ({error})') from None        # numpy's, of a full disk
+        error.filename = str(path)
         raise
 
 # %% ../nbs/20_training.ipynb #eed45777
@@ -145,7 +147,7 @@ def written_whole(path):
 def readable(checkpoint):
     "Turn whatever a damaged checkpoint raises into one line that says what to do."
     try: yield
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         others = [folder.name for folder in checkpoint.parent.glob('step-*') if folder < checkpoint]
         then = f'go on from {max(others)}' if others else 'begin anew'
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -165,9 +167,23 @@ def log_metrics(run, step, epoch, split, values):
     except OSError as error: raise OSError(error.errno, error.strerror, str(file)) from None
 
 def read_metrics(folder):
-    "The rows of a run's metrics.csv as dicts; a last line that a kill cut short is left out."
-    text = (Path(folder) / 'metrics.csv').read_text(encoding='utf-8')
-    return list(csv.DictReader(text[:text.rfind('\n') + 1].splitlines()))
+    "The rows of a run's metrics.csv as dicts; a last line that a kill cut short is left out. `TrainingError` where it is damaged."
+    file = Path(folder) / 'metrics.csv'
+    try:
+        text = file.read_text(encoding='utf-8')
+        rows = list(csv.DictReader(text[:text.rfind('\n') + 1].splitlines()))
+        if not all(row['step'].isdecimal() for row in rows): raise ValueError
+    except (ValueError, KeyError, AttributeError, csv.Error): raise TrainingError(f'{file}: damaged; without this file the run can go on') from None
+    return rows
+
+def read_results(folder):
+    "What a folder's metrics.json holds, {} where there is none. `TrainingError` where it is damaged."
+    file = Path(folder) / 'metrics.json'
+    try: known = json.loads(file.read_text(encoding='utf-8'))
+    except FileNotFoundError: return {}
+    except ValueError: known = None
+    if not isinstance(known, dict): raise TrainingError(f'{file}: damaged; remove it, or choose another out')
+    return known
 
 # %% ../nbs/20_training.ipynb #3870d96b
 def cut_metrics(run, step):
@@ -234,7 +250,7 @@ class Run:
         if not config.resume: raise ConfigError(f'{self.folder}: holds a run already; go on with --resume True, or choose another out')
         changed, saved = config_differences(config, self.folder / 'config.json'), self.state
         if self.checkpoint():
-            with readable(self.checkpoint()): saved = json.loads((self.checkpoint() / 'state.json').read_text())
+            with readable(self.checkpoint()): saved = self.state | dict(json.loads((self.checkpoint() / 'state.json').read_text()))
         if saved['processes'] != self.state['processes']: changed.append(f'processes: {saved["processes"]} -> {self.state["processes"]}')
         if changed: raise ConfigError(f'{self.folder}: was begun with other settings ({"; ".join(sorted(changed))})')
         self.state = saved
@@ -249,8 +265,7 @@ class Run:
     @property
     def finished(self):
         "Whether the run came to its end: measurements of a network write to the same metrics.json, but no `steps`."
-        path = self.folder / 'metrics.json'
-        return path.is_file() and 'steps' in json.loads(path.read_text())
+        return 'steps' in read_results(self.folder)
 
 # %% ../nbs/20_training.ipynb #43e7864c
 def save_checkpoint(run, step, model, optimizer):
@@ -277,7 +292,7 @@ def restore(run, model, optimizer):
     folder = run.checkpoint()
     if folder is None: return 0
     with readable(folder):
-        model.load_state_dict(safetensors.torch.load_file(folder / 'model.safetensors'))
+        model.load_state_dict(safetensors.torch.load((folder / 'model.safetensors').read_bytes()))
         optimizer.load_state_dict(torch.load(folder / 'optimizer.pt', map_location='cpu', weights_only=True))
     return run.state['step']
 
@@ -435,16 +450,16 @@ def train(run, accelerator, model, optimizer, loader, compute, rate, *, per_epoc
 def finish(run, values, **facts):
     "Write metrics.json, which marks a run as finished: final figures, and where they come from; returns them."
     facts = values | facts | {'version': __version__, 'torch': torch.__version__}
+    known = read_results(run.folder)                                # what was measured in this folder
     if run.main:
-        with written_whole(run.folder / 'metrics.json') as aside: aside.write_text(json.dumps(facts, indent=2) + '\n')
+        with written_whole(run.folder / 'metrics.json') as aside: aside.write_text(json.dumps(known | facts, indent=2) + '\n')
     return facts
 
 # %% ../nbs/20_training.ipynb #be43b7f9
 def write_results(config, name, result, chance):
     "Add `{name: result}` and chance to `out/metrics.json`, beside what other measurements wrote there; returns what it holds."
     path = Path(config.out) / 'metrics.json'
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    known |= {name: result, 'chance': chance, 'version': __version__, 'torch': torch.__version__}
+    known = read_results(config.out) | {name: result, 'chance': chance, 'version': __version__, 'torch': torch.__version__}
     if int(os.environ.get('RANK', 0)) == 0:                         # of several processes the first writes
         with written_whole(path) as aside: aside.write_text(json.dumps(known, indent=2) + '\n')
     return known

@@ -163,7 +163,7 @@ def test_mistakes_are_one_line(whole, tmp_path, capsys):
     assert str(tmp_path / 'file') in fails(capsys, *words, '--checkpoint', net, '--out', tmp_path / 'file')
     config = json.loads((net / 'config.json').read_text())
     (net / 'config.json').write_text(json.dumps(config | {'mem_size': 9}))
-    assert 'predictor.phi.2.bias: shape [8]' in fails(capsys, *words, '--checkpoint', net, '--out', tmp_path / 'out')
+    assert 'predictor.slots: shape [8, 64]' in fails(capsys, *words, '--checkpoint', net, '--out', tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 

@@ -236,7 +236,7 @@ def cut(folder):
 
 @pytest.mark.parametrize('damage, words', [
     (damage_config(mem_size=7), ('predictor.', '[6', '[7')),
-    (damage_config(network='resnet18'), ('[64', '[256', 'shape')),
+    (damage_config(network='resnet18'), ('encoder.conv1.weight', '[16', '[64', 'shape')),
     (damage_config(bidirectional=False), ('backward_gru.', 'no such entry')),
     (damage_config(mem_size=0), ('predictor.',)),
     (damage_config(pred_steps=9), ('pred_steps', 9)),
