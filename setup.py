@@ -25,6 +25,7 @@ setup(
     author=settings["author"],
     license="Apache-2.0",
     keywords=settings["keywords"].split(),
+    options={"editable_wheel": {"mode": "compat"}},    # else a folder that holds the clone hides the package from programs started there
     packages=find_packages(include=["memdpc", "memdpc.*"]),
     python_requires=">=" + settings["min_python"],
     install_requires=lines("requirements"),

@@ -182,6 +182,13 @@ def test_mistakes_are_one_line(config, error, said, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('name', ['config.json', 'metrics.json'])
+def test_results_of_another_job_are_left_alone(name, tmp_path):
+    (tmp_path / name).write_text('{"steps": 3}')
+    with pytest.raises(ConfigError, match='holds results of another job; choose another out'): bench.benchmark(BenchmarkConfig(out=str(tmp_path)))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"steps": 3}')]
+
+
 # ---- what the issue asks for, on the real clip
 
 @pytest.fixture(scope='module')

@@ -102,3 +102,10 @@ def test_one_bad_video_among_many_is_skipped_and_listed(tmp_path, bad_files):
     assert (metrics['videos'], metrics['skipped'], metrics['steps']) == (5, 3, 1)
     for name in ('empty.mp4', 'text.avi', 'cut.mp4'): assert f'left out: Action/{name}: ' in done.stderr
     assert '1 shorter than a clip' in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_mistake():
+    """`memdpc --help | true`: the pipe is closed before a word is written."""
+    program = subprocess.Popen([sys.executable, "-m", "memdpc", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program.stdout.close()
+    assert (program.stderr.read(), program.wait()) == (b"", 0)

@@ -17,8 +17,8 @@ from memdpc import training
 from memdpc.config import PRETRAIN_PRESETS, ConfigError
 from memdpc.datasets import DatasetError
 from memdpc.pretrain import pretrain
-from memdpc.training import (Interruption, Run, StepBatches, Stopped, TrainingError, learning_rate, log_metrics, make_accelerator, make_loader,
-                             read_metrics, restore, save_checkpoint, train, written_whole)
+from memdpc.training import (Interruption, Run, StepBatches, Stopped, TrainingError, finish, learning_rate, log_metrics, make_accelerator, make_loader,
+                             read_metrics, read_results, restore, save_checkpoint, train, written_whole)
 from memdpc.video import write_video
 
 STEPS, PER_EPOCH = 14, 4
@@ -314,6 +314,30 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path, name, damage):
     toy(tmp_path, resume=True)                                                      # and it does
     toy(tmp_path.parent / f"{tmp_path.name}-whole")
     assert last_weights(tmp_path) == last_weights(tmp_path.parent / f"{tmp_path.name}-whole")
+
+
+@pytest.mark.parametrize("name, content", [("metrics.csv", b"\xff\xfe\x00")] + [
+    (name, content) for name in ("metrics.json", "config.json", "checkpoints/step-00000005/state.json")
+    for content in (b"", b"null", b"[1]", b"{\"a", b"\xff\xfe\x00")])
+def test_a_damaged_file_of_a_run_is_one_line(tmp_path, name, content):
+    with pytest.raises(Stopped):
+        toy(tmp_path, compute=at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((TrainingError, ConfigError)) as raised: toy(tmp_path, resume=True)
+    assert "damaged" in str(raised.value) and str(tmp_path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_run_that_ends_keeps_what_was_measured_in_its_folder(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"probe": {"pretrained": 0.5}, "loss": 9}))
+    run, _, values = toy(tmp_path)
+    finish(run, values, steps=STEPS)
+    assert read_results(tmp_path)["probe"] == {"pretrained": 0.5} and read_results(tmp_path)["loss"] == values["loss"] and run.finished
+
+
+def test_a_full_disk_under_numpy_is_one_line(tmp_path):
+    """numpy's error has no number and no file name."""
+    with pytest.raises(TrainingError, match="array.npy cannot be written .*10 requested and 4 written"):
+        with written_whole(tmp_path / "array.npy"): raise OSError("10 requested and 4 written")
 
 
 def test_a_loss_that_is_no_number(tmp_path):

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from memdpc.viz import as_array, curves, filmstrip, heatmap  # noqa: E402
+from memdpc.viz import as_array, as_text, curves, filmstrip, heatmap  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +29,11 @@ def test_tensors_of_all_kinds():
     assert sum(len(axis.images) for axis in figure.axes) == 4
     figure = filmstrip(torch.zeros(2, 4, 8, 6, 3, dtype=torch.uint8), ["a", "b"])         # a batch is a list of clips
     assert sum(len(axis.images) for axis in figure.axes) == 8
+
+
+def test_names_are_drawn_as_they_stand():
+    """Names of folders, which may hold what matplotlib takes for a formula, or bytes that are no text."""
+    names = [as_text(name) for name in ("$\\frac$", "a$b$c", "x_{y$", "cl\udcff\udcfe", "plain")]
+    axis = heatmap(np.zeros((5, 5)), xticklabels=names, yticklabels=names)
+    axis.figure.canvas.draw()
+    assert names[0] == r"\$\frac\$" and names[3] == r"cl\udcff\udcfe" and names[4] == "plain"
