@@ -18,8 +18,9 @@ from memdpc import cli
 from memdpc import features as features_module
 from memdpc.config import ConfigError, FeaturesConfig, RetrieveConfig
 from memdpc.features import ARRAYS, Features, cut, load_features, load_model, run_config, save_features, with_baselines, write_features
-from memdpc.model import MemDPC
+from memdpc.model import CheckpointError, MemDPC
 from memdpc.retrieve import retrieve
+from memdpc.training import TrainingError
 from memdpc.video import write_video
 from test_measure import drift, make, save
 
@@ -67,7 +68,7 @@ def test_what_is_written(whole, tmp_path):
     sizes = {subset: dict(videos=videos, blocks=2, features=64) for subset, videos in (('train', 40), ('test', 12))}
     assert write_features(job(whole, tmp_path / 'out', net)) == sizes
     folder = tmp_path / 'out' / 'train'
-    assert sorted(p.name for p in tmp_path.joinpath('out').iterdir()) == ['origin.json', 'test', 'train']
+    assert sorted(p.name for p in tmp_path.joinpath('out').glob('[!.]*')) == ['origin.json', 'test', 'train']
     rows = (folder / 'index.csv').read_text().splitlines()
     assert rows[0] == 'row,path,label,class,group' and rows[1] == '0,videos/Left/v_Left_g01_c01.mp4,0,Left,g01' and len(rows) == 41
     kept = load_features(folder)
@@ -207,6 +208,130 @@ def test_another_kind_of_features_is_refused(small, tmp_path, capsys):
     origin.write_text(json.dumps(json.loads(origin.read_text()) | {'sources': None}))
     fails(capsys, 'retrieve', *words, '--k', 1, '--out', tmp_path / 'b')
     assert 'pretrained' not in with_baselines(RetrieveConfig(**vars(job(small, tmp_path / 'a', 'random', network='tiny', img_size=32, num_blocks=2))))[0]
+
+
+def files(folder): return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('out, root', [('D', 'D/train'), ('D/train', 'D/train'), ('D/train/b', 'D/train'), ('D', 'E'), ('F', 'E')])
+def test_videos_in_out_are_not_touched(tmp_path, capsys, out, root):
+    "Features are refused above, in, and below the dataset, and where a `train` of somebody else's lies, an origin.json beside it or not."
+    data = tmp_path / 'data'
+    for name in ('D/train/a', 'D/train/b/c', 'D/parts-old/a', 'E/a', 'F/train/a'):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(data / f'{name}.mp4', drift(2, 1))
+    (data / 'F' / 'origin.json').write_text(json.dumps({'made from': {'kind': 'one network'}, 'sources': None}))
+    before = files(data)
+    said = fails(capsys, 'features', '--dataset', 'folder', '--root', data / root, '--out', data / out, '--num_workers', 0, '--device', 'cpu',
+                 *'--checkpoint random --network tiny --img_size 32 --num_blocks 2 --frame_stride 1'.split())
+    assert 'name another out' in said and files(data) == before
+
+
+def test_baselines_of_somebody_else_are_not_touched(small, tmp_path):
+    mine = tmp_path / 'out' / 'features' / 'random' / 'train'
+    mine.mkdir(parents=True)
+    (mine / 'labels.npy').write_text('mine')
+    with pytest.raises(ConfigError, match='name another out'): with_baselines(RetrieveConfig(**vars(job(small, tmp_path / 'out', save(tmp_path / 'net', 0)))))
+    assert list(files(tmp_path / 'out')) == [mine / 'labels.npy']
+
+
+def test_only_parts_are_removed(small, tmp_path):
+    "New weights write over the old arrays, and remove parts by their names alone; what else lies there stays."
+    net, out = save(tmp_path / 'net', 0), tmp_path / 'out'
+    write_features(job(small, out, net))
+    for name in ('parts-of-a-film', f'parts-{"0" * 16}', 'notes'): (out / name / 'x').mkdir(parents=True)
+    save(net, 1)
+    write_features(job(small, out, net))
+    assert sorted(path.name for path in out.glob('[!.]*')) == ['notes', 'origin.json', 'parts-of-a-film', 'test', 'train']
+    write_features(job(small, tmp_path / 'new', net))
+    same(load_features(out / 'train'), load_features(tmp_path / 'new' / 'train'))
+
+
+HOLDER = "import sys, time; from pathlib import Path; from memdpc.training import hold; held = hold(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+
+
+def test_two_jobs_in_one_folder(small, tmp_path, monkeypatch):
+    "Where another process is at work a job is refused before it touches anything; whole features are read all the same."
+    net, out = save(tmp_path / 'net', 0), tmp_path / 'out'
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        dying(patch, 0)
+        write_features(job(small, out, net))
+    holder = subprocess.Popen([sys.executable, '-c', HOLDER, str(out)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b'held\n'
+        before = files(out)
+        with pytest.raises(ConfigError, match='another process is at work'): write_features(job(small, out, net))
+        assert files(out) == before and list(out.glob('parts-*'))
+    finally: holder.kill(), holder.communicate()
+    sizes = write_features(job(small, out, net))
+    holder = subprocess.Popen([sys.executable, '-c', HOLDER, str(out)], stdout=subprocess.PIPE)
+    try: assert holder.stdout.readline() == b'held\n' and write_features(job(small, out, net)) == sizes
+    finally: holder.kill(), holder.communicate()
+
+
+def test_one_process_waits_for_nobody(small, tmp_path, monkeypatch):
+    "Parts that this process wrote and that are gone come from nobody else: a line, and at once."
+    monkeypatch.setattr(features_module, 'compute_share', lambda *args: None)
+    began = time.monotonic()
+    with pytest.raises(TrainingError, match='parts are missing'): write_features(job(small, tmp_path / 'out', save(tmp_path / 'net', 0)))
+    assert time.monotonic() - began < 30
+
+
+def test_damaged_features(small, tmp_path):
+    "Each damage is a line that names the folder to remove; once it is removed, or gone by itself, the features are computed again."
+    config, folder = job(small, tmp_path / 'out', save(tmp_path / 'net', 0)), tmp_path / 'out' / 'train'
+    write_features(config)
+    wanted = load_features(folder)
+    long = (folder / 'index.csv').read_text()
+
+    def cut_short(name, size): return lambda: os.truncate(folder / name, size)
+    for harm in (cut_short('blocks.npy', 0), cut_short('blocks.npy', 5), cut_short('blocks.npy', 200), cut_short('index.csv', 0), (folder / 'labels.npy').unlink,
+                 lambda: np.save(folder / 'labels.npy', np.zeros(3, int)), lambda: np.save(folder / 'groups.npy', 7), (folder / 'index.csv').unlink,
+                 lambda: (folder / 'context.npy').write_bytes(b'PK\x03\x04' * 9), lambda: (folder / 'index.csv').write_text(long + '9,a,0,b,c\n')):
+        harm()
+        with pytest.raises(TrainingError) as error: write_features(config)
+        assert str(error.value).startswith(f'{folder}: cannot be read (') and '\n' not in str(error.value) and 'remove this folder' in str(error.value)
+        shutil.rmtree(folder)
+        write_features(config)
+        same(load_features(folder), wanted)
+
+
+def test_damaged_origin(small, tmp_path):
+    "Cut short it says nothing, and all is computed again; what is no origin of features may be somebody's."
+    config, origin = job(small, tmp_path / 'out', save(tmp_path / 'net', 0)), tmp_path / 'out' / 'origin.json'
+    write_features(config)
+    whole, wanted = origin.read_text(), files(tmp_path / 'out')
+    for text in ('', whole[:40]):
+        origin.write_text(text)
+        write_features(config)
+        assert files(tmp_path / 'out') == wanted
+    for text in ('[1]', 'null', '{"made from": 3}', '{}', whole.replace('[""]', '7'), whole.replace('[""]', '[7]'), '{"made from": {"kind": 3}, "sources": null}'):
+        origin.write_text(text)
+        with pytest.raises(ConfigError, match='origin.json is damaged'): write_features(config)
+        assert origin.read_text() == text
+
+
+def test_a_full_disk_is_a_line(small, tmp_path, monkeypatch):
+    "NumPy's error of a full disk has neither number nor name."
+    def full(*args, **more): raise OSError('64 requested and 0 written')
+    config = job(small, tmp_path / 'out', save(tmp_path / 'net', 0))
+    monkeypatch.setattr(features_module.np, 'save', full)
+    with pytest.raises(TrainingError, match=r'out.*cannot be written \(64 requested and 0 written; .* MB are free\)'): write_features(config)
+    monkeypatch.undo()
+    monkeypatch.setenv('MEMDPC_CACHE', str(tmp_path / 'cache'))
+    write_features(config)
+
+
+def test_no_such_readout():
+    x = np.zeros((3, 2, 4), np.float32)
+    with pytest.raises(ValueError, match="no readout 'max': choose mean, std or context"): Features(x, x[:, 0], np.arange(3), np.arange(3)).readout('max')
+
+
+@pytest.mark.parametrize('text', ['null', '[1]', '"a"', '{"frame'])
+def test_a_damaged_config_of_a_run(tmp_path, text):
+    (tmp_path / 'checkpoints').mkdir()
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(CheckpointError, match='config.json: damaged'): run_config(str(tmp_path))
 
 
 def test_the_run_of_a_checkpoint_does_not_depend_on_where_one_stands(tmp_path, monkeypatch):
