@@ -279,15 +279,11 @@ def ours(place):
     "Whether `place` is a folder with nothing in it but what `save_features` and `write_features` write."
     return place.is_dir() and {path.name for path in place.glob('[!.]*')} <= WRITTEN
 
-def check_place(folder, kind, clips):
-    "`ConfigError` where features of `kind` must not be written to `folder`: it lies in a dataset, holds it, or holds what is not of our making."
-    here, told = folder.resolve(), (folder / 'origin.json').is_file()
-    for subset, part in clips.items():
-        root = Path(part.videos.root).resolve()
-        if here.is_relative_to(root) or root.is_relative_to(here):
-            raise ConfigError(f'{folder}: lies in the folder of the videos or holds it ({root}): name another out')
+def check_place(folder, kind, subsets):
+    "`ConfigError` where features of `kind` would be written over what is not of our making."
+    for subset in subsets:
         for place in folder.glob(subset if kind == 'one network' else f'*/{subset}'):
-            if not (told and ours(place)): raise ConfigError(f'{place}: is there, and nothing says that features alone lie in it: name another out')
+            if not ((folder / 'origin.json').is_file() and ours(place)): raise ConfigError(f'{place}: is there, and nothing says that features alone lie in it: name another out')
 
 # %% ../nbs/30_features.ipynb #eed272b9
 PATIENCE = 120  # seconds that a network disk may take to show what another machine has written
