@@ -95,6 +95,7 @@ class Pretrained(PyTorchModelHubMixin):
     @classmethod
     def from_pretrained(cls, name, **options):                             # a folder, or a name on the hub
         "The saved model, in eval mode."
+        if str(name).startswith(('/', '.', '~')) and not Path(name).is_dir(): raise CheckpointError(f'{name}: no such folder')
         try: return super().from_pretrained(name, **options)
         except (ValueError, TypeError, AttributeError, OSError) as error:
             raise CheckpointError(f'{name}: cannot be loaded ({str(error).strip().splitlines()[0]})') from None

@@ -209,13 +209,13 @@ def keep_last_and_best(run):
 
 # %% ../nbs/20_training.ipynb #ad28f77a
 def hold(folder):
-    "Keep other processes from a run's folder as long as the returned file is open; `ConfigError` where one is at work there."
+    "Keep other processes from a folder of results as long as the returned file is open; `ConfigError` where one is at work there."
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / '.lock', 'a')
     try: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: that would live on in the loader's processes
     except (BlockingIOError, PermissionError):
         file.close()
-        raise ConfigError(f'{folder}: another process is at work on this run') from None
+        raise ConfigError(f'{folder}: another process is at work in this folder') from None
     except OSError: pass                                   # a file system without locks
     return file
 

@@ -259,7 +259,8 @@ def test_folder_that_does_not_fit(damage, words, tmp_path):
     assert_one_line(error, *words)
 
 
-@pytest.mark.parametrize('name', ['nowhere', 'no/where', './not/a/folder'])
+@pytest.mark.parametrize('name', ['nowhere', 'no/where', './not/a/folder', '/not/a/folder'])
 def test_folder_that_is_not_there(name):
     with pytest.raises(CheckpointError) as error: MemDPC.from_pretrained(name)
     assert_one_line(error, name)
+    if name[0] in './': assert 'no such folder' in str(error.value)                        # and no hub is asked

@@ -274,7 +274,7 @@ def test_one_process_at_a_time(tmp_path):
     reader = ready.get(timeout=30)
     before = tree(tmp_path)
     try:
-        with pytest.raises(ConfigError, match=f"{tmp_path}: another process is at work on this run"): Run(tmp_path, ToyConfig(resume=True))
+        with pytest.raises(ConfigError, match=f"{tmp_path}: another process is at work in this folder"): Run(tmp_path, ToyConfig(resume=True))
         Run(tmp_path, ToyConfig(resume=True), main=False)
         assert tree(tmp_path) == before
         first.kill()
