@@ -336,8 +336,9 @@ def watched_workers(run=None):
     except MemdpcError as error:
         if not str(error).startswith('Caught '): raise
         raise TrainingError(error.args[0].strip().splitlines()[-1].split('Error: ')[-1]) from None  # PyTorch added the worker's traceback
-    except RuntimeError as error:
-        if not str(error).startswith('DataLoader worker'): raise
+    except (RuntimeError, ConnectionResetError, EOFError) as error:  # the last two: it died as it handed over a batch
+        if isinstance(error, RuntimeError) and not str(error).startswith('DataLoader worker'): raise
+        if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGCHLD, signal.SIG_DFL)   # else PyTorch raises once more
         kept = f'; last good checkpoint: {run.checkpoint() or "none"}' if run else ''
         raise TrainingError(f'a process that reads videos died ({" ".join(str(error).split())}); if memory ran out, try fewer num_workers{kept}') from None
 
