@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # %% ../nbs/34_atlas.ipynb #d9b0af9c
 def training_clips(config, model, num_blocks, img_size):
-    "`(clips, labels [V], class names, for pictures)` of the training videos; where there are no labels, all are of one class."
+    "`(clips, labels [V], class names)`, the names as pictures show them, of the training videos; where there are no labels, all are of one class."
     clips = clips_of(config, 'train', model.block_len, num_blocks, img_size)
     videos = clips.videos
     labels = np.repeat([max(video.label, 0) for video in videos.videos], config.clips_per_video)

@@ -6,7 +6,7 @@
 __all__ = ['RANGES', 'PAPER', 'PRETRAIN_PRESETS', 'PROBE', 'DEMO', 'CLASSIFY_PRESETS', 'ConfigError', 'check_ranges',
            'PretrainConfig', 'FeaturesConfig', 'RetrieveConfig', 'ClassifyConfig', 'AtlasConfig', 'OopsConfig',
            'ShapesConfig', 'ScanConfig', 'PrepareConfig', 'BenchmarkConfig', 'parse', 'one_line', 'words',
-           'config_from', 'notebook_parameters', 'save_config', 'config_differences']
+           'config_from', 'notebook_parameters', 'save_config', 'read_json', 'config_differences']
 
 # %% ../nbs/06_config.ipynb #edd8ef7d
 import contextlib
@@ -328,10 +328,15 @@ def save_config(config, path):
     "Write a config as JSON."
     path.write_text(json.dumps(asdict(config), indent=2) + '\n', encoding='utf-8')
 
+def read_json(path, damaged):
+    "The dict that a JSON file holds; where it holds none the error `damaged` is raised."
+    try: found = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError: found = None
+    if not isinstance(found, dict): raise damaged
+    return found
+
 def config_differences(config, path, ignored=('out', 'resume', 'device', 'num_workers', 'keep_checkpoints')):
     "`['field: saved -> now', ...]` for the fields in which `config` differs from the one saved at `path`."
-    try: saved = dict(json.loads(path.read_text(encoding='utf-8')))
-    except (ValueError, TypeError): raise ConfigError(f'{path}: damaged; choose another out') from None
-    now = json.loads(json.dumps(asdict(config)))
+    saved, now = read_json(path, ConfigError(f'{path}: damaged; choose another out')), json.loads(json.dumps(asdict(config)))
     return [f'{name}: {saved.get(name)} -> {now.get(name)}' for name in now.keys() | saved.keys()
             if name not in ignored and saved.get(name) != now.get(name)]

@@ -32,11 +32,11 @@ from tqdm import tqdm
 from . import __version__
 from .augment import prepare
 from .clips import Clips, Even
-from .config import ConfigError, FeaturesConfig
+from .config import ConfigError, FeaturesConfig, read_json
 from .datasets import DatasetError, load_dataset, stamp
 from .model import MemDPC
 from .released import CheckpointError, load_released
-from .training import TrainingError, hold, make_accelerator, make_loader, watched_workers, written_whole
+from .training import TrainingError, hold, make_accelerator, make_loader, unwritable, watched_workers, written_whole
 
 # %% ../nbs/30_features.ipynb #021a01a6
 logger = logging.getLogger(__name__)
@@ -73,10 +73,7 @@ def run_config(checkpoint):
     for folder in (path, *path.parents[:2]):
         file = folder / 'config.json'
         if not (folder / 'checkpoints').is_dir() or not file.is_file(): continue
-        try: config = json.loads(file.read_text(encoding='utf-8'))
-        except ValueError: config = None
-        if not isinstance(config, dict): raise CheckpointError(f'{file}: damaged')
-        return config
+        return read_json(file, CheckpointError(f'{file}: damaged'))
     return {}
 
 # %% ../nbs/30_features.ipynb #cec9ffb9
@@ -203,8 +200,7 @@ def save_features(folder, features, classes=()):
     try:
         for name in ARRAYS: np.save(folder / f'{name}.npy', arrays[name], allow_pickle=False)
     except OSError as error:                                                 # of a full disk NumPy says neither that nor the file
-        reason, free = error.strerror or error, shutil.disk_usage(folder).free
-        raise TrainingError(f'{folder}: cannot be written ({reason}; {free / 1e6:.1f} MB are free)') from None
+        raise TrainingError(unwritable(folder, error)) from None
     paths = [''] * len(features.labels) if features.paths is None else features.paths
     with open(folder / 'index.csv', 'w', encoding='utf-8', errors='surrogateescape', newline='') as file:
         table = csv.writer(file, lineterminator='\n')

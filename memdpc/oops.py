@@ -14,7 +14,6 @@ __all__ = ['logger', 'CLASSES', 'READINGS', 'UNLABELLED', 'POSITIONS', 'LENGTHS'
            'plot_timeline']
 
 # %% ../nbs/33_oops.ipynb #abc850b3
-import json
 import logging
 import math
 import statistics
@@ -35,7 +34,7 @@ from .config import ConfigError, OopsConfig
 from .datasets import DatasetError, hold_out, load_dataset, loose, printable, read_transitions, summary
 from .features import load_model, sized_model
 from .model import MemDPC, Pretrained
-from .training import Run, finish, make_accelerator, make_loader, restore, train, watched_workers, write_results
+from .training import Run, finish, make_accelerator, make_loader, read_results, restore, train, watched_workers, write_results
 from .video import VideoError, centre_crop, read_frames
 from .viz import use_style
 
@@ -519,7 +518,7 @@ def write_oops(config, rows, counts, classifier):
 
 def report(folder):
     "Print the table of the run in `folder`"
-    print(table(json.loads((Path(folder) / 'metrics.json').read_text())['oops']))
+    print(table(read_results(folder)['oops']))
 
 # %% ../nbs/33_oops.ipynb #9ec2120e
 @torch.no_grad()

@@ -7,7 +7,6 @@ __all__ = ['logger', 'NAMES', 'model_from', 'augment_from', 'clips_from', 'compu
            'pretrain']
 
 # %% ../nbs/21_pretrain.ipynb #a3c06892
-import json
 import logging
 import sys
 
@@ -18,7 +17,7 @@ from .clips import Clips, Even, Random, is_short, span
 from .config import PretrainConfig
 from .datasets import hold_out, load_dataset
 from .model import MemDPC
-from .training import Run, StepBatches, finish, learning_rate, make_accelerator, make_loader, restore, train
+from .training import Run, StepBatches, finish, learning_rate, make_accelerator, make_loader, read_results, restore, train
 
 # %% ../nbs/21_pretrain.ipynb #021a01a6
 logger = logging.getLogger(__name__)
@@ -105,7 +104,7 @@ def pretrain(config: PretrainConfig):
     """
     accelerator = make_accelerator(config.device, config.precision, config.num_workers)
     found = Run(config.out, config, main=False, processes=accelerator.num_processes)    # only looks: a mistake leaves no folder behind
-    if found.finished: return json.loads((found.folder / 'metrics.json').read_text())
+    if found.finished: return read_results(found.folder)
     shown = accelerator.is_main_process and sys.stderr.isatty()
     listed = load_dataset(config.dataset, config.root, config.split, 'train', config.num_workers, progress=shown)
     videos, held_out = hold_out(listed, config.val_fraction, config.seed)

@@ -8,7 +8,6 @@ __all__ = ['SIGNS', 'logger', 'unit', 'rounding_margin', 'cosines', 'nearest', '
            'draw_retrieved', 'write_retrieval', 'retrieve', 'verdict', 'verdict_table', 'report']
 
 # %% ../nbs/32_retrieve.ipynb #f81fbf78
-import json
 import logging
 import math
 import os
@@ -21,7 +20,7 @@ from .classify import probe_accuracy
 from .config import ConfigError, RetrieveConfig
 from .datasets import DatasetError
 from .features import measured_features
-from .training import TrainingError, write_results, written_whole
+from .training import TrainingError, read_results, write_results, written_whole
 from .viz import as_text, use_style
 
 # %% ../nbs/32_retrieve.ipynb #ca5096e7
@@ -226,4 +225,4 @@ def verdict_table(metrics):
 # %% ../nbs/32_retrieve.ipynb #f62688ee
 def report(folder):
     "Print the verdict of the run in `folder`."
-    print(verdict_table(json.loads((Path(folder) / 'metrics.json').read_text())))
+    print(verdict_table(read_results(folder)))
