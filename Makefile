@@ -1,6 +1,6 @@
 # `make help` lists the targets. Each sets up what it needs, in .venv, from nothing but python3 (3.11 or newer), make and a package registry.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow sync test-notebooks test-fast notebooks export lab clean
+.PHONY: help demo test test-slow sync test-notebooks test-fast test-arithmetic notebooks export lab clean
 
 # The first Python that is new enough; `make PYTHON=/path/to/python ...` overrides.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -64,6 +64,11 @@ test-fast: $(STAMP)
 test-slow: $(STAMP)  ## kills, processes, long property tests, real installs
 	$(LIMIT) $(PY) -m pytest -m "slow and not alone" -n $(WORKERS) --dist loadgroup --durations 10
 	$(LIMIT) $(PY) -m pytest -m alone
+	$(PY) .ci/arithmetic.py --only-training
+
+# Another processor rounds otherwise, and a training run amplifies that.
+test-arithmetic: $(STAMP)  ## every lesson and all that trains, computed as other processors compute (half an hour)
+	$(PY) .ci/arithmetic.py
 
 # ---- notebooks
 

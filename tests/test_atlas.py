@@ -18,6 +18,8 @@ from memdpc.model import CheckpointError, MemDPC
 from memdpc.pretrain import pretrain
 from memdpc.training import Run
 
+pytestmark = pytest.mark.trains
+
 FIGURES = ['classes.png', 'futures.png', 'slots.png', 'stages.png', 'surprise.png', 'usage.png']
 
 

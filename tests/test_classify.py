@@ -26,6 +26,8 @@ from test_measure import make, released_file, save
 from test_released import to_released
 from test_runs import papermill
 
+pytestmark = pytest.mark.trains
+
 SMALL = dict(checkpoint='random', network='tiny', img_size=32, num_blocks=2, frame_stride=1, batch_size=4, lr=1e-2, weight_decay=0, dropout=0, epochs=8, cosine=True,
              min_area=1, flip=0, jitter=0, crops=1, val_fraction=.25, num_workers=0, device='cpu')
 

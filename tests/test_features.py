@@ -24,6 +24,8 @@ from memdpc.training import TrainingError
 from memdpc.video import write_video
 from test_measure import drift, make, save
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch): monkeypatch.setenv('MEMDPC_CACHE', str(tmp_path / 'cache'))

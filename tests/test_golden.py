@@ -10,6 +10,8 @@ import torch
 
 from memdpc.released import load_released, rename
 
+pytestmark = pytest.mark.trains
+
 GOLDEN = np.load(Path(__file__).parent / 'data' / 'resnet18_64.npz')
 CONFIG = json.loads(str(GOLDEN['config']))
 KEYS = json.loads(str(GOLDEN['keys']))

@@ -12,6 +12,8 @@ from torch.testing import assert_close
 
 from memdpc.model import CheckpointError, Classifier, MemDPC
 
+pytestmark = pytest.mark.trains
+
 SMALL = dict(network='tiny', img_size=32, num_blocks=4, block_len=2, pred_steps=2, mem_size=6)
 
 

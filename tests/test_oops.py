@@ -26,6 +26,8 @@ from memdpc.oops import (PER_BLOCK, STEP, Head, OopsClassifier, OversampledBatch
 from memdpc.training import Stopped
 from memdpc.video import MemdpcError, write_video
 
+pytestmark = pytest.mark.trains
+
 SIZES = dict(network='tiny', img_size=32, num_blocks=3, block_len=5, pred_steps=1, mem_size=8, bidirectional=False)
 
 

@@ -22,6 +22,8 @@ from test_features import fails
 from test_measure import job, make, save
 from test_runs import NOTEBOOK, papermill
 
+pytestmark = pytest.mark.trains
+
 KS = 1, 5, 10, 20, 50
 
 

@@ -21,6 +21,8 @@ from memdpc.training import (Interruption, Run, StepBatches, Stopped, TrainingEr
                              read_metrics, read_results, restore, save_checkpoint, train, written_whole)
 from memdpc.video import write_video
 
+pytestmark = pytest.mark.trains
+
 STEPS, PER_EPOCH = 14, 4
 
 
@@ -454,7 +456,7 @@ def test_pretrain_without_a_memory_or_with_one_video_left(videos, tmp_path):
 
 
 def test_the_loop_costs_little(tmp_path):
-    """Everything but data, forward, backward and the optimiser's step, a step of the toy job: under 3 ms on any machine that runs the tests."""
+    """Everything but data, forward, backward and the optimiser's step of a network of a few weights: a ratio, since a busy machine slows both."""
     accelerator, run, model = make_accelerator("cpu", "no"), Run(tmp_path, ToyConfig()), Net()
     batch, rounds = {"x": torch.randn(4, 4), "broken": torch.zeros(4)}, 300
     optimizer = torch.optim.SGD(model.parameters())
@@ -469,4 +471,4 @@ def test_the_loop_costs_little(tmp_path):
         plain()
     middle = time.process_time()
     train(run, accelerator, model, optimizer, [batch] * rounds, compute, lambda step: 0.0, per_epoch=10 * rounds, total_steps=rounds, start=0)
-    assert (time.process_time() - middle) - (middle - began) < 0.003 * rounds
+    assert (time.process_time() - middle) - (middle - began) < 30 * (middle - began)
