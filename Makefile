@@ -45,7 +45,7 @@ demo: $(STAMP) $(SHAPES)  ## pretrain on the embedded dataset and compare with t
 	$(PY) -m papermill --log-output --no-progress-bar nbs/runs/pretrain.ipynb runs/demo/pretrain.ipynb \
 		-p preset demo -p root data/shapes -p out runs/demo
 	@# the table at the end:
-	$(PY) -c "from memdpc.retrieve import report; report('runs/demo')"
+	$(PY) -c "from memdpc.evaluation.retrieve import report; report('runs/demo')"
 
 # ---- tests
 

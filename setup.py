@@ -1,4 +1,5 @@
 """Everything about the package comes from settings.ini; this file only hands it to setuptools."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -25,12 +26,17 @@ setup(
     author=settings["author"],
     license="Apache-2.0",
     keywords=settings["keywords"].split(),
-    options={"editable_wheel": {"mode": "compat"}},    # else a folder that holds the clone hides the package from programs started there
+    options={
+        "editable_wheel": {"mode": "compat"}
+    },  # else a folder that holds the clone hides the package from programs started there
     packages=find_packages(include=["memdpc", "memdpc.*"]),
     python_requires=">=" + settings["min_python"],
     install_requires=lines("requirements"),
     extras_require={"notebooks": lines("notebooks_requirements"), "dev": lines("dev_requirements")},
-    entry_points={"console_scripts": lines("console_scripts"), "nbdev": ["memdpc=memdpc._modidx:d"]},
+    entry_points={
+        "console_scripts": lines("console_scripts"),
+        "nbdev": ["memdpc=memdpc._modidx:d"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

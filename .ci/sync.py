@@ -3,6 +3,7 @@
 Cleans and exports a copy of the tree in a temporary folder and compares it with the tree, byte for byte. The tree itself is only read, so
 uncommitted work is safe and is checked as it stands. A file that exporting would create, change or leave behind is a difference.
 """
+
 import argparse
 import difflib
 import os
@@ -18,13 +19,25 @@ from nbdev.doclinks import nbdev_export
 nbdev_clean.__wrapped__()
 nbdev_export.__wrapped__(procs=None)
 """
-LEFT_OUT = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".virtual_documents", ".last_checked", "*.pyc", "*.swp", ".DS_Store")
+LEFT_OUT = shutil.ignore_patterns(
+    "__pycache__",
+    ".ipynb_checkpoints",
+    ".virtual_documents",
+    ".last_checked",
+    "*.pyc",
+    "*.swp",
+    ".DS_Store",
+)
 
 
 def contents(root):
     """Every file under nbs/ and memdpc/: {relative path: bytes}."""
-    return {path.relative_to(root).as_posix(): path.read_bytes() for folder in ("nbs", "memdpc") for path in sorted((root / folder).rglob("*"))
-            if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for folder in ("nbs", "memdpc")
+        for path in sorted((root / folder).rglob("*"))
+        if path.is_file()
+    }
 
 
 def generated(path):
@@ -41,9 +54,18 @@ def regenerate(root):
     # nbdev_export does nothing, without a word, where IN_TEST is set; a user's own nbdev settings would change the result.
     env = {name: value for name, value in os.environ.items() if name != "IN_TEST"}
     env |= {"XDG_CONFIG_HOME": str(root / ".config"), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-W", "ignore::SyntaxWarning", "-c", CLEAN_AND_EXPORT], cwd=root, env=env, text=True,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode or "Failed to clean" in done.stdout:  # nbdev_clean only warns about a notebook that it cannot read
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::SyntaxWarning", "-c", CLEAN_AND_EXPORT],
+        cwd=root,
+        env=env,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if (
+        done.returncode or "Failed to clean" in done.stdout
+    ):  # nbdev_clean only warns about a notebook that it cannot read
         sys.exit(f"sync: cleaning or exporting failed\n{done.stdout}")
 
 
@@ -54,9 +76,14 @@ def describe(name, before, after, max_lines):
     if after is None:
         return f"{name}: no notebook exports it"
     old, new = (data.decode("utf-8", "replace").splitlines() for data in (before, after))
-    lines = list(difflib.unified_diff(old, new, name, f"{name} (cleaned and exported)", lineterm="", n=1))
+    lines = list(
+        difflib.unified_diff(old, new, name, f"{name} (cleaned and exported)", lineterm="", n=1)
+    )
     rest = [f"... {len(lines) - max_lines} more lines"] if len(lines) > max_lines else []
-    return "\n".join(line[:200] for line in lines[:max_lines] + rest) or f"{name}: line ends or encoding differ"
+    return (
+        "\n".join(line[:200] for line in lines[:max_lines] + rest)
+        or f"{name}: line ends or encoding differ"
+    )
 
 
 def differences(root, max_lines=30):
@@ -70,17 +97,31 @@ def differences(root, max_lines=30):
         before = contents(copy)
         regenerate(copy)
         after = contents(copy)
-    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name) and "__pycache__" not in name)
-    return [describe(name, before.get(name), after.get(name), max_lines) for name in names], len(before)
+    names = sorted(
+        name
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name) and "__pycache__" not in name
+    )
+    return [describe(name, before.get(name), after.get(name), max_lines) for name in names], len(
+        before
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent, help="the project's folder")
+    parser.add_argument(
+        "root",
+        nargs="?",
+        type=Path,
+        default=Path(__file__).resolve().parent.parent,
+        help="the project's folder",
+    )
     found, count = differences(parser.parse_args().root.resolve())
     if found:
         print("\n".join(found))
-        sys.exit(f"sync: notebooks and library differ in {len(found)} file(s). Run `make export`, look at the result, and commit it.")
+        sys.exit(
+            f"sync: notebooks and library differ in {len(found)} file(s). Run `make export`, look at the result, and commit it."
+        )
     print(f"sync: {count} files, cleaning and exporting change nothing")
 
 

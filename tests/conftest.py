@@ -1,4 +1,5 @@
 """What every test starts from: one thread a process, no window, no hub, property tests that repeat themselves exactly."""
+
 import os
 import signal
 from pathlib import Path
@@ -16,7 +17,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-settings.register_profile("default", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("default")
 
 

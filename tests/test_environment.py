@@ -1,4 +1,5 @@
 """settings.ini, constraints.txt, environment.yml and pyproject.toml say the same, and what they say installs."""
+
 import configparser
 import json
 import os
@@ -18,9 +19,25 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-ELSEWHERE = ("nvidia-", "cuda-", "triton", "appnope", "colorama", "pywin")  # what other platforms and CUDA builds of torch add
+ELSEWHERE = (
+    "nvidia-",
+    "cuda-",
+    "triton",
+    "appnope",
+    "colorama",
+    "pywin",
+)  # what other platforms and CUDA builds of torch add
 KEYS = {"": "requirements", "notebooks": "notebooks_requirements", "dev": "dev_requirements"}
-SOURCES = ["settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "constraints.txt", "environment.yml", "LICENSE", "README.md"]
+SOURCES = [
+    "settings.ini",
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "constraints.txt",
+    "environment.yml",
+    "LICENSE",
+    "README.md",
+]
 
 
 def settings():
@@ -52,7 +69,9 @@ def environment():
     """environment.yml: (the file, conda's dependencies, pip's lines)."""
     spec = yaml.safe_load((ROOT / "environment.yml").read_text())
     conda = [entry for entry in spec["dependencies"] if isinstance(entry, str)]
-    pip = [line for entry in spec["dependencies"] if isinstance(entry, dict) for line in entry["pip"]]
+    pip = [
+        line for entry in spec["dependencies"] if isinstance(entry, dict) for line in entry["pip"]
+    ]
     return spec, conda, pip
 
 
@@ -80,14 +99,25 @@ def test_every_requirement_is_pinned_within_its_bounds(extra):
     for requirement in requirements(extra):
         name = canonicalize_name(requirement.name)
         assert name in pinned, f"{name} ({KEYS[extra]}) has no pin in constraints.txt"
-        assert requirement.specifier.contains(pinned[name]), f"{requirement} does not admit the pinned {pinned[name]}"
-        assert any(spec.operator in (">=", "~=") for spec in requirement.specifier) or name == "ghapi", f"{requirement} has no lower bound"
+        assert requirement.specifier.contains(pinned[name]), (
+            f"{requirement} does not admit the pinned {pinned[name]}"
+        )
+        assert (
+            any(spec.operator in (">=", "~=") for spec in requirement.specifier) or name == "ghapi"
+        ), f"{requirement} has no lower bound"
 
 
 def test_the_pins_that_the_project_stands_on():
     """2026-11: newer execnb, fastcore and ghapi break nbdev 2 at import; an unpinned torch brings gigabytes of CUDA packages."""
-    bounds = {canonicalize_name(requirement.name): str(requirement.specifier) for requirement in requirements("dev")}
-    assert bounds["nbdev"] == "<3,>=2.4.14" and bounds["execnb"] == "<0.2,>=0.1.18" and bounds["fastcore"] == "<2,>=1.12.6"
+    bounds = {
+        canonicalize_name(requirement.name): str(requirement.specifier)
+        for requirement in requirements("dev")
+    }
+    assert (
+        bounds["nbdev"] == "<3,>=2.4.14"
+        and bounds["execnb"] == "<0.2,>=0.1.18"
+        and bounds["fastcore"] == "<2,>=1.12.6"
+    )
     assert bounds["ghapi"] == "<2"
     assert pins()["torch"] == "2.13.0" and pins()["nbdev"] == "2.4.14"
     assert "torchvision" not in pins()
@@ -95,7 +125,10 @@ def test_the_pins_that_the_project_stands_on():
 
 def test_the_set_is_complete_and_is_the_one_that_runs():
     """Everything that the requirements lead to is pinned, at the version that these tests run with; nothing else is pinned."""
-    pinned, running = pins(), needed(requirement for extra in KEYS for requirement in requirements(extra))
+    pinned, running = (
+        pins(),
+        needed(requirement for extra in KEYS for requirement in requirements(extra)),
+    )
     running = {name: version for name, version in running.items() if not name.startswith(ELSEWHERE)}
     assert {name: pinned.get(name) for name in running} == running
     if sys.version_info[:2] == (3, 11):
@@ -107,13 +140,21 @@ def test_pyproject_and_environment_agree_with_settings():
     config = settings()
     assert pyproject["project"]["name"] == config["lib_name"]
     assert pyproject["project"]["requires-python"] == ">=" + config["min_python"]
-    assert not {"version", "dependencies", "optional-dependencies"} - set(pyproject["project"]["dynamic"])
+    assert not {"version", "dependencies", "optional-dependencies"} - set(
+        pyproject["project"]["dynamic"]
+    )
     spec, conda, pip = environment()
     assert spec["name"] == config["lib_name"]
-    python = next(Requirement(entry.replace("=", "==", 1) + ".*") for entry in conda if entry.startswith("python="))
+    python = next(
+        Requirement(entry.replace("=", "==", 1) + ".*")
+        for entry in conda
+        if entry.startswith("python=")
+    )
     assert Version(str(python.specifier).strip("=.*")) >= Version(config["min_python"])
     assert "pip" in conda
-    assert pip[0] == "-c constraints.txt", "an install without the constraints takes untested versions, and torch with CUDA"
+    assert pip[0] == "-c constraints.txt", (
+        "an install without the constraints takes untested versions, and torch with CUDA"
+    )
     extras = sorted(re.fullmatch(r"-e \.\[(.*)\]", pip[1])[1].split(","))
     assert extras == sorted(extra for extra in KEYS if extra) and len(pip) == 2
 
@@ -126,9 +167,20 @@ def test_versions_agree():
 
 def run(*command, cwd, **env):
     """Run a command to its end; its output where it fails."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=clean | env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True)
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "VIRTUAL_ENV")
+    }
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=clean | env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout[-6000:]}"
     return done.stdout
 
@@ -142,7 +194,9 @@ def fresh(tmp_path_factory):
     for name in SOURCES:
         if (ROOT / name).exists():
             shutil.copy2(ROOT / name, source)
-    shutil.copytree(ROOT / "memdpc", source / "memdpc", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "memdpc", source / "memdpc", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (source / "pip-part.txt").write_text("\n".join(environment()[2]) + "\n")
     run(sys.executable, "-m", "venv", env, cwd=folder)
     run(env / "bin/python", "-m", "pip", "install", "--quiet", "-r", "pip-part.txt", cwd=source)
@@ -154,10 +208,28 @@ def fresh(tmp_path_factory):
 def test_the_pip_part_of_environment_yml_installs(fresh):
     source, programs = fresh
     run(programs / "python", "-m", "pip", "check", cwd=source)
-    listed = json.loads(run(programs / "python", "-m", "pip", "list", "--format", "json", "--disable-pip-version-check", cwd=source).splitlines()[-1])
-    installed = {canonicalize_name(entry["name"]): entry["version"].split("+")[0] for entry in listed}
+    listed = json.loads(
+        run(
+            programs / "python",
+            "-m",
+            "pip",
+            "list",
+            "--format",
+            "json",
+            "--disable-pip-version-check",
+            cwd=source,
+        ).splitlines()[-1]
+    )
+    installed = {
+        canonicalize_name(entry["name"]): entry["version"].split("+")[0] for entry in listed
+    }
     assert {name: installed[name] for name in installed if name not in ("pip", "memdpc")} == pins()
-    run(programs / "python", "-c", "import nbdev.export, papermill, jupyterlab, ipywidgets, torch, memdpc", cwd=source.parent)
+    run(
+        programs / "python",
+        "-c",
+        "import nbdev.export, papermill, jupyterlab, ipywidgets, torch, memdpc",
+        cwd=source.parent,
+    )
     assert "pretrain" in run(programs / "memdpc", "--help", cwd=source.parent)
     assert "pretrain" in run(programs / "python", "-m", "memdpc", "--help", cwd=source.parent)
 
@@ -167,14 +239,30 @@ def test_the_pip_part_of_environment_yml_installs(fresh):
 def test_the_wheel_holds_the_library_and_nothing_else(fresh, tmp_path):
     """A wheel built from the sources has every module, the licence and the requirements of settings.ini."""
     source, programs = fresh
-    run(programs / "python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ".", cwd=source)
+    run(
+        programs / "python",
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        ".",
+        cwd=source,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     (distribution,) = metadata.distributions(path=[str(unpack(wheel, tmp_path / "site"))])
     files = {str(path) for path in distribution.files}
     modules = {f"memdpc/{path.name}" for path in (ROOT / "memdpc").glob("*.py")}
     assert modules <= files and all(name.startswith(("memdpc/", "memdpc-")) for name in files)
     assert any(name.endswith("LICENSE") for name in files)
-    declared = {str(requirement) for requirement in map(Requirement, distribution.requires) if requirement.marker is None}
+    declared = {
+        str(requirement)
+        for requirement in map(Requirement, distribution.requires)
+        if requirement.marker is None
+    }
     assert declared == {str(requirement) for requirement in requirements("")}
 
 

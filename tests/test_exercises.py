@@ -1,4 +1,5 @@
 """The exercises of the lessons: their form, and that every solution passes its check. `make test` executes the lessons with open stubs."""
+
 import ast
 import re
 import sys
@@ -24,13 +25,30 @@ def mark(cell):
 
 def exercises(notebook):
     """{number: (stub cell, solution, check cell)}; an assertion names the exercise that is not of this form."""
-    found, marks = {}, [(position, *mark(cell)) for position, cell in enumerate(notebook.cells) if mark(cell)]
-    for (position, kind, number), (end, kind_after, number_after) in zip(marks[::2], marks[1::2], strict=True):
-        assert (kind, kind_after) == ("exercise", "check") and number == number_after, f"after `# {kind} {number}` comes `# {kind_after} {number_after}`"
-        between = [cell.source for cell in notebook.cells[position + 1:end] if cell.cell_type == "markdown"]
+    found, marks = (
+        {},
+        [(position, *mark(cell)) for position, cell in enumerate(notebook.cells) if mark(cell)],
+    )
+    for (position, kind, number), (end, kind_after, number_after) in zip(
+        marks[::2], marks[1::2], strict=True
+    ):
+        assert (kind, kind_after) == ("exercise", "check") and number == number_after, (
+            f"after `# {kind} {number}` comes `# {kind_after} {number_after}`"
+        )
+        between = [
+            cell.source
+            for cell in notebook.cells[position + 1 : end]
+            if cell.cell_type == "markdown"
+        ]
         solutions = [block for source in between for block in SOLUTION.findall(source)]
-        assert len(solutions) == 1, f"exercise {number}: {len(solutions)} solutions between stub and check"
-        task = [cell.source for cell in notebook.cells[:position] if re.search(rf"^\*\*{number}\. ", cell.source, re.M)]
+        assert len(solutions) == 1, (
+            f"exercise {number}: {len(solutions)} solutions between stub and check"
+        )
+        task = [
+            cell.source
+            for cell in notebook.cells[:position]
+            if re.search(rf"^\*\*{number}\. ", cell.source, re.M)
+        ]
         assert task and number not in found, f"exercise {number}: no task `**{number}. ...`, or two"
         found[number] = notebook.cells[position], solutions[0], notebook.cells[end]
     return found
@@ -38,7 +56,11 @@ def exercises(notebook):
 
 def shown(cell):
     """The value that a cell ended in."""
-    return [ast.literal_eval(output.data["text/plain"]) for output in cell.outputs if output.output_type == "execute_result"][-1:]
+    return [
+        ast.literal_eval(output.data["text/plain"])
+        for output in cell.outputs
+        if output.output_type == "execute_result"
+    ][-1:]
 
 
 def solved(notebook):
@@ -46,14 +68,21 @@ def solved(notebook):
     found = exercises(notebook)
     for stub, solution, _ in found.values():
         stub.source = solution
-    client = Client(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT / "nbs")}},
-                    extra_arguments=["--log-level=ERROR"])
+    client = Client(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(ROOT / "nbs")}},
+        extra_arguments=["--log-level=ERROR"],
+    )
     client.flags = skip_flags()
     client.execute()
     return {number: shown(check) for number, (_, _, check) in found.items()}
 
 
-WITH_EXERCISES = [path for path in LESSONS if any(map(mark, nbformat.read(path, as_version=4).cells))]
+WITH_EXERCISES = [
+    path for path in LESSONS if any(map(mark, nbformat.read(path, as_version=4).cells))
+]
 each = pytest.mark.parametrize("path", WITH_EXERCISES, ids=lambda path: path.stem)
 
 
@@ -70,7 +99,12 @@ def test_exercises_have_their_form_and_are_committed_open(path):
 def test_every_folded_program_is_the_solution_of_an_exercise(path):
     """2026-11: an exercise without its `# exercise N` and `# check N`, which the test below would pass over."""
     notebook = nbformat.read(path, as_version=4)
-    folded = [block for cell in notebook.cells if cell.cell_type == "markdown" for block in SOLUTION.findall(cell.source)]
+    folded = [
+        block
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for block in SOLUTION.findall(cell.source)
+    ]
     assert folded == [solution for _, solution, _ in exercises(notebook).values()]
 
 
@@ -85,10 +119,18 @@ def test_solutions_are_right(path):
 def lesson(solution):
     """A small lesson with one exercise, and this as its folded solution."""
     code, markdown = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
-    return nbformat.v4.new_notebook(cells=[
-        markdown("## Exercises\n\n**1. Twice.** Double x."), code("# exercise 1\ndef double(x):\n    ...  # your turn"),
-        markdown(f"<details><summary>Solution</summary>\n\n```python\n{solution}\n```\n</details>"),
-        code("# check 1\nanswer = double(2)\nif answer is not None: assert answer == 4\n'open' if answer is None else 'right'")])
+    return nbformat.v4.new_notebook(
+        cells=[
+            markdown("## Exercises\n\n**1. Twice.** Double x."),
+            code("# exercise 1\ndef double(x):\n    ...  # your turn"),
+            markdown(
+                f"<details><summary>Solution</summary>\n\n```python\n{solution}\n```\n</details>"
+            ),
+            code(
+                "# check 1\nanswer = double(2)\nif answer is not None: assert answer == 4\n'open' if answer is None else 'right'"
+            ),
+        ]
+    )
 
 
 @pytest.mark.slow
@@ -99,4 +141,8 @@ def test_a_solution_that_is_wrong_or_gives_nothing_is_noticed():
     with pytest.raises(Exception, match="AssertionError"):
         solved(lesson("double = lambda x: x"))
     with pytest.raises(AssertionError, match="0 solutions"):
-        exercises(nbformat.v4.new_notebook(cells=[cell for cell in lesson("pass").cells if "<details>" not in cell.source]))
+        exercises(
+            nbformat.v4.new_notebook(
+                cells=[cell for cell in lesson("pass").cells if "<details>" not in cell.source]
+            )
+        )
