@@ -141,10 +141,10 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 def hold_folder(folder: Path) -> FileLock:
     """Keep other processes from a folder of results until the returned lock is released, or the process ends.
 
-    `ConfigError` where another process is at work there. Where files cannot be locked nothing is held.
+    The same process may hold a folder again: a notebook's cell is run twice. `ConfigError` where another process is at work there. Where files cannot be locked nothing is held.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)
+    lock = FileLock(folder / ".lock", blocking=False, is_singleton=True)
     try:
         lock.acquire()
     except Timeout:

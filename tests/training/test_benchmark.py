@@ -17,7 +17,7 @@ import torch
 from memdpc.base.config import BenchmarkConfig
 from memdpc.base.errors import ConfigError, VideoError
 from memdpc.data.video import probe
-from memdpc.training.loop import benchmark as bench
+from memdpc.training import benchmark as bench
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared/data/clips/v_SoccerJuggling_g23_c01.avi"

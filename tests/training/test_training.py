@@ -33,7 +33,7 @@ from memdpc.training.loop import (
     save_checkpoint,
     train,
 )
-from memdpc.training.loop import loop as training
+from memdpc.training import loop as training
 from memdpc.training.pretrain import pretrain
 
 pytestmark = pytest.mark.trains
