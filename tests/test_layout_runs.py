@@ -17,7 +17,7 @@ from memdpc.data.video import write_video
 SMALL = [
     "--preset",
     "demo",
-    "--network",
+    "--encoder",
     "tiny",
     "--img_size",
     "32",

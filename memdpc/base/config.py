@@ -77,7 +77,7 @@ class PretrainConfig:
     root: str = ""  # the dataset's folder
     out: str = ""  # the run's folder
     split: int = 1  # which of the dataset's splits: its training part is used
-    network: Literal["tiny", "resnet18", "resnet34", "resnet50"] = "resnet18"  # the encoder
+    encoder: Literal["tiny", "resnet18", "resnet34", "resnet50"] = "resnet18"  # the encoder
     img_size: int = 128  # height and width of the frames, pixels
     num_blocks: int = 8  # N, blocks in a clip
     block_len: int = 5  # T, frames in a block
@@ -118,7 +118,7 @@ PAPER = PretrainConfig()
 PRETRAIN_PRESETS = {
     "demo": replace(
         PAPER,
-        network="tiny",
+        encoder="tiny",
         img_size=48,
         num_blocks=6,
         frame_stride=1,
@@ -137,7 +137,7 @@ PRETRAIN_PRESETS = {
     "paper-kinetics400": replace(
         PAPER,
         dataset="kinetics400",
-        network="resnet34",
+        encoder="resnet34",
         img_size=224,
         epochs=200,
         milestones=(120, 160),
@@ -164,7 +164,7 @@ class FeaturesConfig:
     time_stride: float | None = (
         None  # seconds from frame to frame instead; None: as the checkpoint's run
     )
-    network: Literal["tiny", "resnet18", "resnet34", "resnet50"] = (
+    encoder: Literal["tiny", "resnet18", "resnet34", "resnet50"] = (
         "resnet18"  # of a random checkpoint
     )
     img_size: int | None = None  # height and width of the frames; None: the checkpoint's, or 128
@@ -230,7 +230,7 @@ PROBE = ClassifyConfig()
 DEMO = replace(
     PROBE,
     mode="linear",
-    network="tiny",
+    encoder="tiny",
     img_size=48,
     num_blocks=6,
     frame_stride=1,
@@ -287,7 +287,7 @@ class OopsConfig:
         "linear"  # what is trained: the head alone, or the network as well
     )
     transition_share: float = 1 / 3  # of what training draws; transitions are oversampled to it
-    network: Literal["tiny", "resnet18", "resnet34", "resnet50"] = (
+    encoder: Literal["tiny", "resnet18", "resnet34", "resnet50"] = (
         "resnet18"  # of a random checkpoint
     )
     img_size: int | None = None  # height and width of the frames; None: the checkpoint's, or 128
@@ -364,7 +364,7 @@ class BenchmarkConfig:
 
     out: str = ""  # the folder for the results
     video: str = ""  # a video file; '': one is made, of UCF101's size, codec and rate
-    network: Literal["tiny", "resnet18", "resnet34", "resnet50"] = (
+    encoder: Literal["tiny", "resnet18", "resnet34", "resnet50"] = (
         "resnet18"  # the encoder of the training step
     )
     img_size: int = 128  # height and width of the frames, pixels

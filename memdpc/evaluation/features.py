@@ -622,7 +622,7 @@ def sized_model(config):
         {"pred_steps": min(3, config.num_blocks - 1)} if config.num_blocks else {}
     )  # a model of few blocks has few to predict
     if config.checkpoint == "random":
-        unsaid["network"] = config.network
+        unsaid["encoder"] = config.encoder
     says = config.checkpoint != "random" and not str(config.checkpoint).endswith(
         (".pth.tar", ".pth")
     )

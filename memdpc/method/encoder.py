@@ -129,7 +129,7 @@ class Encoder(nn.Module):
     at single frames, res_4 and res_5 across time. The last block has no ReLU, so features are signed. An unknown `network` is a `ValueError`.
     """
 
-    def __init__(self, network="resnet18"):  # one of `NETWORKS`
+    def __init__(self, encoder="resnet18"):  # one of `NETWORKS`
         super().__init__()
         if network not in NETWORKS:
             raise ValueError(f"no network {network!r}: choose one of {', '.join(NETWORKS)}")

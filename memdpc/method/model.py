@@ -184,7 +184,7 @@ class MemDPC(nn.Module, Pretrained, library_name="memdpc", license="apache-2.0")
 
     def __init__(
         self,
-        network: str = "resnet18",  # a key of `memdpc.method.encoder.NETWORKS`
+        encoder: str = "resnet18",  # a key of `memdpc.method.encoder.ENCODERS`
         img_size: int = 128,  # H = W of the frames, in pixels
         num_blocks: int = 8,  # N
         block_len: int = 5,  # T, frames per block
@@ -197,7 +197,7 @@ class MemDPC(nn.Module, Pretrained, library_name="memdpc", license="apache-2.0")
         super().__init__()
         check_sizes(img_size, num_blocks, block_len, pred_steps, mem_size)
         self.sizes = dict(
-            network=network,
+            encoder=encoder,
             img_size=img_size,
             num_blocks=num_blocks,
             block_len=block_len,

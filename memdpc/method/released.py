@@ -104,7 +104,7 @@ def load_released(
     if slots.ndim != 2 or not slots.is_floating_point():
         raise CheckpointError(f"mb: not a memory, but {slots.dtype} of shape {list(slots.shape)}")
     sizes = {
-        "network": network_of(entries),
+        "encoder": network_of(entries),
         "mem_size": len(slots),
         "bidirectional": any(name.startswith("backward_gru.") for name in entries),
     } | sizes
@@ -129,7 +129,7 @@ def load_released_classifier(
             f"final_fc.1.weight: not a linear layer, but {weight.dtype} of shape {list(weight.shape)}"
         )
     sizes = {
-        "network": network_of(entries),
+        "encoder": network_of(entries),
         "bidirectional": any(name.startswith("backward_gru.") for name in entries),
     } | sizes
     classifier = Classifier(MemDPC(**sizes | {"mem_size": 0}), len(weight)).to(weight.dtype)

@@ -30,7 +30,7 @@ from memdpc.base.errors import ConfigError
 from memdpc.base.files import atomic_write
 from memdpc.base.viz import curves, use_style
 from memdpc.data import clips, video
-from memdpc.data.augment import MEAN, STD, Augment, prepare
+from memdpc.data.augment import MEAN, STD, Augment, normalize_clips
 from memdpc.data.clips import Clips
 from memdpc.data.datasets import Packed, Video, VideoList
 from memdpc.method.model import MemDPC
@@ -681,7 +681,7 @@ def training_step(config):
         config.batch_size if accelerator.device.type != "cpu" else min(config.batch_size, 2),
     )
     model = MemDPC(
-        config.network,
+        config.encoder,
         config.img_size,
         config.num_blocks,
         config.block_len,
@@ -892,7 +892,7 @@ def measure(config, path, jpegs):
         worker_rows(material, config.clips, batch_size, cores),
     )
     agree = quality(material, [way for way in here if way not in notes])
-    logger.info("training step of %s", config.network)
+    logger.info("training step of %s", config.encoder)
     return Benchmark(
         rates, notes, stages, workers, training_step(config), agree, facts_of(material, jpeg_bytes)
     )

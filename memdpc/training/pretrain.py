@@ -49,7 +49,7 @@ def model_from(config):
     "A fresh `MemDPC` of the config's sizes; its weights depend on the config's seed alone."
     torch.manual_seed(config.seed)
     names = [
-        "network",
+        "encoder",
         "img_size",
         "num_blocks",
         "block_len",

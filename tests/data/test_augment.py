@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from torch.testing import assert_close
 
-from memdpc.data.augment import MEAN, STD, Augment, colour_maps, draw_crop, prepare
+from memdpc.data.augment import MEAN, STD, Augment, colour_maps, draw_crop, normalize_clips
 from memdpc.data.clips import Clips
 from memdpc.data.datasets import load_dataset
 from memdpc.data.video import write_video
@@ -161,7 +161,7 @@ def clips_and_colours(B=3, N=2, T=4, side=9, seed=0):
 def test_prepare_is_the_steps_frame_by_frame():
     """Every frame gets its own numbers, in the order of the clip's frames; cut off once; normalised."""
     clip, colour = clips_and_colours()
-    out = prepare(clip, colour)
+    out = normalize_clips(clip, colour)
     assert out.shape == clip.shape and out.dtype == torch.float32 and out.is_contiguous()
     for b, n, t in np.ndindex(3, 2, 4):
         x, values = (
@@ -179,26 +179,26 @@ def test_prepare_is_the_steps_frame_by_frame():
 def test_without_colours_only_normalised():
     clip, _ = clips_and_colours()
     mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (MEAN, STD))
-    assert_close(prepare(clip), (clip / 255 - mean) / std)
+    assert_close(normalize_clips(clip), (clip / 255 - mean) / std)
     neutral = torch.tensor([1.0, 1, 1, 0, -1]).expand(3, 8, 5)
-    assert_close(prepare(clip, neutral), prepare(clip), atol=1e-5, rtol=0)
+    assert_close(normalize_clips(clip, neutral), normalize_clips(clip), atol=1e-5, rtol=0)
 
 
 def test_clips_of_a_batch_do_not_mix():
     clip, colour = clips_and_colours()
-    whole = prepare(clip, colour)
+    whole = normalize_clips(clip, colour)
     for b in range(3):
-        assert_close(prepare(clip[b : b + 1], colour[b : b + 1]), whole[b : b + 1])
+        assert_close(normalize_clips(clip[b : b + 1], colour[b : b + 1]), whole[b : b + 1])
     changed = clip.clone()
     changed[1, 0, :, 2] = 255 - changed[1, 0, :, 2]
-    moved = (prepare(changed, colour) != whole).any(-1).any(-1).any(2)  # [B, N, T]
+    moved = (normalize_clips(changed, colour) != whole).any(-1).any(-1).any(2)  # [B, N, T]
     assert moved.nonzero().tolist() == [[1, 0, 2]]
 
 
 def test_values_stay_in_range():
     clip, colour = clips_and_colours()
     mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (MEAN, STD))
-    x = prepare(clip, colour) * std + mean
+    x = normalize_clips(clip, colour) * std + mean
     assert (
         x.min() > -1e-6 and x.max() < 1 + 1e-6 and (x < 1e-6).any() and (x > 1 - 1e-6).any()
     )  # cut off, at both ends
@@ -238,12 +238,12 @@ def test_through_the_loader(tmp_path, monkeypatch, num_workers):
     assert (batch["clip"][0].numpy() == clips[4, 2]["clip"]).all() and (
         batch["colour"][1].numpy() == clips[4, 0]["colour"]
     ).all()
-    assert prepare(batch["clip"], batch["colour"]).isfinite().all()
+    assert normalize_clips(batch["clip"], batch["colour"]).isfinite().all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_gpu_says_the_same():
     clip, colour = clips_and_colours()
     assert_close(
-        prepare(clip.cuda(), colour.cuda()).cpu(), prepare(clip, colour), atol=1e-4, rtol=1e-4
+        normalize_clips(clip.cuda(), colour.cuda()).cpu(), normalize_clips(clip, colour), atol=1e-4, rtol=1e-4
     )

@@ -312,7 +312,7 @@ def test_every_length_is_used(tmp_path, caplog):
     for frames in LENGTHS:
         video(tmp_path / "f" / f"{frames:03d}.avi", frames)
     videos = load(tmp_path / "f")
-    config = PretrainConfig(network="tiny", img_size=16)
+    config = PretrainConfig(encoder="tiny", img_size=16)
     for clips in (
         clips_from(config, videos, training=False),
         Clips(videos, img_size=16),
@@ -365,7 +365,7 @@ def test_a_long_list_of_padded_videos_is_cut(tmp_path, caplog):
     for i in range(1, 23):
         (tmp_path / f"f/{i:02d}.avi").write_bytes(data)
     caplog.set_level(logging.INFO)
-    config = PretrainConfig(network="tiny", img_size=16, time_stride=0.1)
+    config = PretrainConfig(encoder="tiny", img_size=16, time_stride=0.1)
     report(
         load(tmp_path / "f"),
         clips_from(config, load(tmp_path / "f")),
@@ -631,7 +631,7 @@ def test_pretraining_by_time(tmp_path):
         dataset="folder",
         root=str(tmp_path / "f"),
         out=str(tmp_path / "run"),
-        network="tiny",
+        encoder="tiny",
         img_size=32,
         num_blocks=4,
         block_len=2,

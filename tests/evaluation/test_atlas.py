@@ -201,7 +201,7 @@ def test_every_kind_of_checkpoint_and_dataset(kind, whole, run, tmp_path):
     if kind == "folder of weights":
         checkpoint = save(tmp_path / "net")
     if kind == "random":
-        checkpoint, more = "random", more | dict(network="tiny", img_size=32, num_blocks=2)
+        checkpoint, more = "random", more | dict(encoder="tiny", img_size=32, num_blocks=2)
     if kind == "unlabelled":
         checkpoint, more = run, more | dict(dataset="folder", root=str(whole / "videos" / "Left"))
     if kind == "one stage":

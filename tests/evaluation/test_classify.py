@@ -39,7 +39,7 @@ pytestmark = pytest.mark.trains
 
 SMALL = dict(
     checkpoint="random",
-    network="tiny",
+    encoder="tiny",
     img_size=32,
     num_blocks=2,
     frame_stride=1,
@@ -295,7 +295,7 @@ def classifier_dict(num_classes=5, **sizes):
     "A classifier whose every entry is random, and its released state dict."
     torch.manual_seed(0)
     model = Classifier(
-        MemDPC(**dict(network="tiny", img_size=32, mem_size=0) | sizes), num_classes
+        MemDPC(**dict(encoder="tiny", img_size=32, mem_size=0) | sizes), num_classes
     ).double()
     for value in model.state_dict().values():
         if value.is_floating_point():
@@ -312,10 +312,10 @@ def classifier_dict(num_classes=5, **sizes):
     } | head
 
 
-@pytest.mark.parametrize("sizes", [{}, {"bidirectional": False}, {"network": "resnet18"}])
+@pytest.mark.parametrize("sizes", [{}, {"bidirectional": False}, {"encoder": "resnet18"}])
 def test_released_classifier(sizes, tmp_path):
     model, entries = classifier_dict(**sizes)
-    network = {"network": "tiny"} if "network" not in sizes else {}
+    network = {"encoder": "tiny"} if "encoder" not in sizes else {}
     x = torch.randn(2, 3, 3, 5, 32, 32, dtype=torch.float64)
     torch.save(
         {"state_dict": {"module." + name: value for name, value in entries.items()}, "epoch": 3},
@@ -343,7 +343,7 @@ def test_released_classifier_is_strict(change, said):
     entries = classifier_dict()[1]
     change(entries)
     with pytest.raises(CheckpointError, match=said):
-        load_released_classifier(entries, network="tiny")
+        load_released_classifier(entries, encoder="tiny")
 
 
 def test_a_trained_or_released_classifier_is_tested_again(whole, tmp_path, monkeypatch):
@@ -373,7 +373,7 @@ def test_a_trained_or_released_classifier_is_tested_again(whole, tmp_path, monke
     monkeypatch.setattr(
         module,
         "load_released_classifier",
-        lambda path, **sizes: load_released_classifier(path, network="tiny", **sizes),
+        lambda path, **sizes: load_released_classifier(path, encoder="tiny", **sizes),
     )
     torch.save({"state_dict": classifier_dict(2)[1]}, tmp_path / "ft.pth.tar")
     released = replace(
@@ -449,7 +449,7 @@ def test_a_probe_leaves_a_run_its_figures(whole, tmp_path):
     probed = classify(
         ClassifyConfig(
             checkpoint="random",
-            network="tiny",
+            encoder="tiny",
             img_size=32,
             num_blocks=2,
             frame_stride=1,
@@ -564,7 +564,7 @@ def test_users_mistakes(whole, tmp_path):
         assert "\n" not in str(error.value)
     net = save(tmp_path / "net", 0)
     sizes = json.loads((net / "config.json").read_text())
-    (net / "config.json").write_text(json.dumps(sizes | {"network": "resnet18"}))
+    (net / "config.json").write_text(json.dumps(sizes | {"encoder": "resnet18"}))
     with pytest.raises(CheckpointError, match="shape"):
         classify(replace(config, checkpoint=str(net), mode="finetune"))
     single = make(tmp_path / "single", 2, 1, ("Left",))

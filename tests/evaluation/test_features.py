@@ -146,7 +146,7 @@ def test_unlabelled_folder_has_a_training_part_only(tmp_path):
             tmp_path / "set",
             tmp_path / "out",
             "random",
-            network="tiny",
+            encoder="tiny",
             img_size=32,
             num_blocks=2,
             dataset="folder",
@@ -327,7 +327,7 @@ def test_another_kind_of_features_is_refused(small, tmp_path, capsys):
         not in with_baselines(
             RetrieveConfig(
                 **vars(
-                    job(small, tmp_path / "a", "random", network="tiny", img_size=32, num_blocks=2)
+                    job(small, tmp_path / "a", "random", encoder="tiny", img_size=32, num_blocks=2)
                 )
             )
         )[0]
@@ -366,7 +366,7 @@ def test_videos_in_out_are_not_touched(tmp_path, capsys, out, root):
         *[
             "--checkpoint",
             "random",
-            "--network",
+            "--encoder",
             "tiny",
             "--img_size",
             "32",
@@ -572,7 +572,7 @@ def test_fresh_weights_leave_the_dice_alone_and_saved_ones_keep_their_sizes(tmp_
     expected = torch.rand(3)
     torch.manual_seed(5)
     one, other = (
-        load_model("random", 1, network="tiny", img_size=32).state_dict() for _ in range(2)
+        load_model("random", 1, encoder="tiny", img_size=32).state_dict() for _ in range(2)
     )
     assert torch.equal(torch.rand(3), expected) and all(
         map(torch.equal, one.values(), other.values())
@@ -720,7 +720,7 @@ def released(path, **sizes):
 @pytest.mark.slow
 def test_released_kinetics_checkpoint_to_features_and_retrieval(whole, tmp_path):
     "A ResNet-34 with 1024 slots, as the Kinetics-400 weights: one command each, nothing between. (Small pictures, to be quick.)"
-    path = released(tmp_path / "k400.pth.tar", network="resnet34", mem_size=1024)
+    path = released(tmp_path / "k400.pth.tar", encoder="resnet34", mem_size=1024)
     small = [
         "--root",
         whole,

@@ -19,7 +19,7 @@ from memdpc.evaluation.retrieve import retrieve, verdict, verdict_table
 from memdpc.method.model import MemDPC
 
 CLASSES = "Left", "Right"
-SIZES = dict(network="tiny", img_size=32, num_blocks=2, block_len=5, pred_steps=1, mem_size=8)
+SIZES = dict(encoder="tiny", img_size=32, num_blocks=2, block_len=5, pred_steps=1, mem_size=8)
 
 
 def drift(step, seed):
@@ -171,7 +171,7 @@ def test_broken_video_is_dropped_not_mislabelled(whole, tmp_path):
     "A video that went bad unnoticed (same size, same time) leaves its place; the others keep their own features and labels."
     root = shutil.copytree(whole, tmp_path / "set")
     config = job(
-        RetrieveConfig, root, tmp_path, "random", network="tiny", img_size=32, num_blocks=2
+        RetrieveConfig, root, tmp_path, "random", encoder="tiny", img_size=32, num_blocks=2
     )
     before = with_baselines(config)[0]["mean image"][0]
     number = 3  # the last of Left; Right's first would stand in its place
@@ -199,14 +199,14 @@ def test_sets_without_classes_or_with_one_are_refused(whole, tmp_path):
                     whole / "videos",
                     tmp_path,
                     "random",
-                    network="tiny",
+                    encoder="tiny",
                     img_size=32,
                     dataset="folder",
                 )
             )
     single = make(tmp_path / "single", 1, 1, CLASSES[:1])
     with pytest.raises(DatasetError, match="one class"):
-        classify(job(ClassifyConfig, single, tmp_path, "random", network="tiny", img_size=32))
+        classify(job(ClassifyConfig, single, tmp_path, "random", encoder="tiny", img_size=32))
     assert not (tmp_path / "out").exists()
 
 
@@ -216,7 +216,7 @@ def test_smallest_set_and_a_class_that_is_not_tested(tmp_path):
     tests = root / "splits_classification" / "testlist01.txt"
     tests.write_text(tests.read_text().splitlines()[0] + "\n")
     config = job(
-        ClassifyConfig, root, tmp_path, "random", network="tiny", img_size=32, num_blocks=2
+        ClassifyConfig, root, tmp_path, "random", encoder="tiny", img_size=32, num_blocks=2
     )
     result = classify(config)
     assert (
@@ -226,7 +226,7 @@ def test_smallest_set_and_a_class_that_is_not_tested(tmp_path):
     )
     assert (
         retrieve(
-            job(RetrieveConfig, root, tmp_path, "random", network="tiny", img_size=32, num_blocks=2)
+            job(RetrieveConfig, root, tmp_path, "random", encoder="tiny", img_size=32, num_blocks=2)
         )["retrieval_r1"]["mean image"]
         == 1
     )
@@ -251,7 +251,7 @@ def released_file(path):
         ("predictor.slots", "mb"),
     ]
     torch.manual_seed(0)
-    model = MemDPC(network="resnet18", img_size=32, mem_size=8).double()
+    model = MemDPC(encoder="resnet18", img_size=32, mem_size=8).double()
     for name, value in model.state_dict().items():
         ours, theirs = next((pair for pair in names if name.startswith(pair[0])), ("", ""))
         entries["module." + theirs + name[len(ours) :]] = value
@@ -320,7 +320,7 @@ def test_folder_that_cannot_be_written_is_found_before_the_work(whole, tmp_path,
     with pytest.raises(OSError, match="features"):
         retrieve(
             job(
-                RetrieveConfig, whole, tmp_path, "random", network="tiny", img_size=32, num_blocks=2
+                RetrieveConfig, whole, tmp_path, "random", encoder="tiny", img_size=32, num_blocks=2
             )
         )
     assert not calls

@@ -16,7 +16,7 @@ from test_runs import papermill
 from memdpc.base.config import OopsConfig
 from memdpc.base.errors import MemdpcError, Stopped
 from memdpc.cli import main
-from memdpc.data.augment import prepare
+from memdpc.data.augment import normalize_clips
 from memdpc.data.datasets import load_dataset
 from memdpc.data.mishaps import write_mishaps
 from memdpc.data.video import write_video
@@ -60,7 +60,7 @@ from memdpc.method.model import MemDPC
 pytestmark = pytest.mark.trains
 
 SIZES = dict(
-    network="tiny",
+    encoder="tiny",
     img_size=32,
     num_blocks=3,
     block_len=5,
@@ -236,7 +236,7 @@ def test_padded_steps_change_nothing():
     blocks = torch.randint(0, 256, (6, 3, 5, 32, 32), dtype=torch.uint8)
     steps, z, predicted, _ = step_features(model, blocks, 3)
     assert (steps == [[0, 4, -1], [1, 5, -1], [2, -1, -1], [3, -1, -1]]).all()
-    alone = model.predict_next(model.encode(prepare(blocks[[0, 4]][None])))[0, 0].mean((1, 2))
+    alone = model.predict_next(model.encode(normalize_clips(blocks[[0, 4]][None])))[0, 0].mean((1, 2))
     torch.testing.assert_close(predicted[0, 1], alone)
 
 
@@ -648,7 +648,7 @@ def test_a_slice_of_the_study_again(tmp_path):
     write_mishaps(tmp_path / "d/oops_dataset", 64, seed=3, num_workers=2)
     config = job(tmp_path / "d", tmp_path, "random", seed=3)
     sizes = dict(
-        network="tiny",
+        encoder="tiny",
         img_size=32,
         num_blocks=6,
         block_len=5,

@@ -273,7 +273,7 @@ def test_verdict_and_retrieve_tell_one_story(whole, tmp_path):
             root,
             tmp_path,
             "random",
-            network="tiny",
+            encoder="tiny",
             img_size=32,
             num_blocks=2,
             k=(1, 2),
@@ -320,7 +320,7 @@ def test_mistakes_are_one_line(whole, tmp_path, capsys):
         "cpu",
         "--checkpoint",
         "random",
-        "--network",
+        "--encoder",
         "tiny",
         "--img_size",
         32,
@@ -343,7 +343,7 @@ def test_mistakes_are_one_line(whole, tmp_path, capsys):
     (blocked / "features").write_text("a file in the way")
     assert str(blocked) in fails(capsys, *words[:-1], blocked)
     none = job(
-        RetrieveConfig, whole, tmp_path, "random", k=(), network="tiny", img_size=32, num_blocks=2
+        RetrieveConfig, whole, tmp_path, "random", k=(), encoder="tiny", img_size=32, num_blocks=2
     )
     with pytest.raises(ConfigError, match="k must be at most 8"):
         retrieve(none)

@@ -16,7 +16,7 @@ from memdpc.method.model import Classifier, MemDPC
 
 pytestmark = pytest.mark.trains
 
-SMALL = dict(network="tiny", img_size=32, num_blocks=4, block_len=2, pred_steps=2, mem_size=6)
+SMALL = dict(encoder="tiny", img_size=32, num_blocks=4, block_len=2, pred_steps=2, mem_size=6)
 
 
 def build(seed=0, **sizes):
@@ -103,9 +103,9 @@ def test_shapes(data, batch, blocks, block_len, size, mem_size, bidirectional):
     )
 
 
-@pytest.mark.parametrize("network", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet34", "resnet50"])
 def test_shapes_of_networks(network):
-    check_shapes(build(network=network, num_blocks=2, pred_steps=1), batch=1, size=32)
+    check_shapes(build(encoder=encoder, num_blocks=2, pred_steps=1), batch=1, size=32)
 
 
 @pytest.mark.parametrize("size", [40, 130])
@@ -250,7 +250,7 @@ def test_classifier(bidirectional):
 @pytest.mark.parametrize(
     "sizes, words",
     [
-        (dict(network="resnet19"), ("resnet19", "resnet18")),
+        (dict(encoder="resnet19"), ("resnet19", "resnet18")),
         (dict(img_size=0), ("img_size", 0)),
         (dict(img_size=-128), ("img_size", -128)),
         (dict(block_len=0), ("block_len", 0)),
@@ -355,7 +355,7 @@ def cut(folder):
     "damage, words",
     [
         (damage_config(mem_size=7), ("predictor.", "[6", "[7")),
-        (damage_config(network="resnet18"), ("encoder.conv1.weight", "[16", "[64", "shape")),
+        (damage_config(encoder="resnet18"), ("encoder.conv1.weight", "[16", "[64", "shape")),
         (damage_config(bidirectional=False), ("backward_gru.", "no such entry")),
         (damage_config(mem_size=0), ("predictor.",)),
         (damage_config(pred_steps=9), ("pred_steps", 9)),
@@ -381,7 +381,7 @@ def cut(folder):
     ],
     ids=[
         "mem_size",
-        "network",
+        "encoder",
         "direction",
         "no memory",
         "steps",

@@ -37,7 +37,7 @@ def to_released(model):
 def model_of(seed=0, **sizes):
     "A model whose every entry is random, running statistics included."
     torch.manual_seed(seed)
-    model = MemDPC(**dict(network="tiny", mem_size=5) | SIZES | sizes)
+    model = MemDPC(**dict(encoder="tiny", mem_size=5) | SIZES | sizes)
     for name, value in model.state_dict().items():
         if value.is_floating_point():
             value.add_(0.1 * torch.rand_like(value))
@@ -87,7 +87,7 @@ def refused(path, *words, **sizes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a warning would be a second line
         with pytest.raises(CheckpointError) as error:
-            load_released(path, network="tiny", **SIZES | sizes)
+            load_released(path, encoder="tiny", **SIZES | sizes)
     text = str(error.value)
     assert (
         "\n" not in text
@@ -107,7 +107,7 @@ def test_released_file_loads(tmp_path, state_dict, zipped):
     with pytest.raises(pickle.UnpicklingError, match="numpy.core.multiarray.scalar"):
         torch.load(path, weights_only=True)
     for source in (path, str(path)):
-        model = load_released(source, network="tiny", **SIZES)
+        model = load_released(source, encoder="tiny", **SIZES)
         assert all(
             torch.equal(value, to_released(model)[name]) for name, value in state_dict.items()
         )
@@ -243,7 +243,7 @@ def test_missing_entries_are_named(state_dict):
         if len(copies) > 1:
             load_released(
                 {other: value for other, value in state_dict.items() if other != name},
-                network="tiny",
+                encoder="tiny",
                 **SIZES,
             )
 
@@ -281,12 +281,12 @@ def test_misshapen_entry(name, state_dict):
 
 @pytest.mark.parametrize(
     "sizes",
-    [dict(mem_size=4), dict(network="resnet18"), dict(bidirectional=False), dict(mem_size=0)],
+    [dict(mem_size=4), dict(encoder="resnet18"), dict(bidirectional=False), dict(mem_size=0)],
     ids=str,
 )
 def test_sizes_that_contradict_the_entries(sizes, state_dict):
     with pytest.raises(CheckpointError):
-        load_released(state_dict, **dict(network="tiny") | SIZES | sizes)
+        load_released(state_dict, **dict(encoder="tiny") | SIZES | sizes)
 
 
 @pytest.mark.parametrize("direction", ["agg_f", "agg_b"])
@@ -300,14 +300,14 @@ def test_differing_copies(direction, change, state_dict):
 
 def test_prefix_of_data_parallel(state_dict):
     plain, prefixed = (
-        load_released(source, network="tiny", **SIZES).state_dict()
+        load_released(source, encoder="tiny", **SIZES).state_dict()
         for source in (state_dict, {"module." + name: value for name, value in state_dict.items()})
     )
     assert all(torch.equal(plain[name], prefixed[name]) for name in plain)
 
 
 def test_the_source_stays_its_own(state_dict):
-    model = load_released(state_dict, network="tiny", **SIZES)
+    model = load_released(state_dict, encoder="tiny", **SIZES)
     before = state_dict["mb"].clone()
     with torch.no_grad():
         model.predictor.slots.add_(1)
@@ -323,7 +323,7 @@ def test_the_source_stays_its_own(state_dict):
 )
 def test_networks_and_sizes_are_read_off(network, mem_size, bidirectional):
     model = (
-        model_of(network=network, mem_size=mem_size, bidirectional=bidirectional, num_blocks=2)
+        model_of(encoder=encoder, mem_size=mem_size, bidirectional=bidirectional, num_blocks=2)
         .double()
         .eval()
     )
@@ -348,6 +348,6 @@ def test_dtype_is_kept(dtype, state_dict):
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in state_dict.items()
     }
-    loaded = load_released(source, network="tiny", **SIZES).state_dict()
+    loaded = load_released(source, encoder="tiny", **SIZES).state_dict()
     assert {value.dtype for value in loaded.values()} == {dtype, torch.int64}
     assert torch.equal(loaded["predictor.slots"], source["mb"])

@@ -173,7 +173,7 @@ def run(made, tmp_path_factory):
     config = BenchmarkConfig(
         out=str(out),
         video=str(made),
-        network="tiny",
+        encoder="tiny",
         img_size=64,
         num_blocks=4,
         block_len=2,
@@ -235,7 +235,7 @@ def test_without_workers(made, tmp_path):
         BenchmarkConfig(
             out=str(tmp_path),
             video=str(made),
-            network="tiny",
+            encoder="tiny",
             img_size=32,
             num_blocks=2,
             block_len=2,
@@ -388,7 +388,7 @@ def test_the_notebook(tmp_path):
         "clips",
         5,
         "-p",
-        "network",
+        "encoder",
         "tiny",
         "-p",
         "out",

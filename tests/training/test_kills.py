@@ -620,7 +620,7 @@ def test_one_step_of_the_paper(launcher, tmp_path):
     rows = {row["name"]: float(row["value"]) for row in read_metrics(tmp_path / "run")}
     assert rows["lr"] == 1e-3 and 0 < rows["loss"] < 100
     sizes = json.loads((last(tmp_path / "run") / "config.json").read_text())
-    assert sizes.get("network", "resnet18") == "resnet18"
+    assert sizes.get("encoder", "resnet18") == "resnet18"
     assert load_file(last(tmp_path / "run") / "model.safetensors")["predictor.slots"].shape == (
         1024,
         256,

@@ -551,7 +551,7 @@ def test_a_device_that_is_not_there(device):
 SMALL = replace(
     PRETRAIN_PRESETS["demo"],
     dataset="folder",
-    network="tiny",
+    encoder="tiny",
     img_size=32,
     num_blocks=3,
     block_len=3,
