@@ -11,8 +11,9 @@ import pytest
 from test_datasets import FAILS, FILES, NAMES, oops, plant, table, texts, ucf101
 
 from memdpc.data.clips import Clips
-from memdpc.data.datasets import DATASETS, list_dataset, load_dataset
+from memdpc.data.layouts import DATASETS, list_dataset
 from memdpc.data.video import write_video
+from memdpc.data.videos import load_dataset
 
 SMALL = [
     "--preset",

@@ -1,4 +1,4 @@
-"""Every error that is the user's to fix: its text is one clear line, and the command line ends with exit status 2."""
+"""Errors that are the user's to fix: one clear line; the command line ends with exit status 2."""
 
 import re
 
@@ -40,7 +40,7 @@ class VideoError(MemdpcError):
 
 
 class Stopped(Exception):
-    """A run that was asked to stop by a signal, and saved first; no `MemdpcError`, for nothing is wrong."""
+    """A run that a signal stopped, and that saved first; no `MemdpcError`, for nothing is wrong."""
 
     def __init__(self, step: int, signum: int) -> None:
         super().__init__(f"stopped at step {step}, saved; go on with --resume True")
@@ -49,6 +49,7 @@ class Stopped(Exception):
 
 
 def printable(text: object) -> str:
-    """Text of one line that can be written anywhere: file names may hold line ends, or bytes that are not UTF-8."""
+    """One line that can be written anywhere: file names may hold line ends, or bytes not in UTF-8."""
     line = str(text).encode("utf-8", "backslashreplace").decode()
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], line)
+    control = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+    return re.sub(control, lambda found: repr(found[0])[1:-1], line)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, locks, and small text and JSON files read back with care."""
+"""Files written whole or not at all, locks, and small text and JSON files read with care."""
 
 import errno
 import json
@@ -21,12 +21,12 @@ PART = ".part"  # the suffix of what is being written
 
 
 def cache_folder() -> Path:
-    """Where the library keeps what it need not find out twice: $MEMDPC_CACHE, or ~/.cache/memdpc."""
+    """Where results are kept between runs: $MEMDPC_CACHE, or ~/.cache/memdpc."""
     return Path(os.environ.get("MEMDPC_CACHE") or Path.home() / ".cache" / "memdpc")
 
 
 def stamp(path: str | os.PathLike) -> list[int]:
-    """What tells a changed file from an unchanged one: size in bytes, time of change in nanoseconds."""
+    """What tells a changed file from an unchanged one: size (bytes) and time of change (ns)."""
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
 
@@ -55,15 +55,15 @@ def write_failure(path: str | os.PathLike, error: BaseException) -> str:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """`with atomic_write(path) as part:` write a file or a folder `part`; it becomes `path` at the end.
+    """`with atomic_write(path) as part:` write a file or folder `part`; it becomes `path` at the end.
 
     Whenever the process is killed, `path` is the old one or the new one, never half of it. An error
-    leaves the old one and names `path`: an `OSError`, or a `TrainingError` where the disk is full and
-    the library that wrote says so without an error number.
+    leaves the old one and names `path`: an `OSError`, or a `TrainingError` where the disk is full
+    and the library that wrote says so without an error number.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: two processes may write the same file, and nobody can have placed a link there.
+    # A name of its own: two processes may write one file, and nobody can have placed a link there.
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         yield part
@@ -95,7 +95,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def clear_parts(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder; only who holds the folder's lock may do so."""
+    """Remove what killed processes left half-written; only for the holder of the folder's lock."""
     for part in folder.glob(f".*{PART}"):
         _remove(part)
 
@@ -139,9 +139,10 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 
 
 def hold_folder(folder: Path) -> FileLock:
-    """Keep other processes from a folder of results until the returned lock is released, or the process ends.
+    """Keep other processes from a folder until the returned lock is released or the process ends.
 
-    The same process may hold a folder again: a notebook's cell is run twice. `ConfigError` where another process is at work there. Where files cannot be locked nothing is held.
+    The same process may hold a folder again: a notebook's cell is run twice. `ConfigError` where
+    another process is at work there. Where files cannot be locked nothing is held.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", blocking=False, is_singleton=True)
@@ -159,8 +160,8 @@ def hold_folder(folder: Path) -> FileLock:
 def turn(path: Path) -> Iterator[None]:
     """While this lasts, other processes that come here with the same lock file `path` wait.
 
-    The system gives the lock back with the process, however that ends. Where nothing can be written or
-    locked, nobody waits.
+    The system gives the lock back with the process, however that ends. Where nothing can be
+    written or locked, nobody waits.
     """
     lock = FileLock(path)
     try:

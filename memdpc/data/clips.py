@@ -30,8 +30,8 @@ from functools import cached_property
 import numpy as np
 
 from ..base.errors import DatasetError, VideoError
-from .datasets import VideoList
 from .video import centre_crop, frame_times, nearest_frames, read_frames
+from .videos import VideoList
 
 
 # %% ../../nbs/data/04_clips.ipynb #ce1ceb35

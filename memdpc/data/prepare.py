@@ -21,19 +21,9 @@ from tqdm import tqdm
 from memdpc.base.errors import ConfigError, DatasetError, VideoError, printable
 from memdpc.base.files import stamp, write_bytes
 from memdpc.data.clips import Clips
-from memdpc.data.datasets import (
-    Index,
-    Packed,
-    Video,
-    VideoList,
-    annotation_files,
-    below,
-    describe,
-    described,
-    info_from,
-    list_dataset,
-    summary,
-)
+from memdpc.data.guard import described
+from memdpc.data.index import Index, describe, info_from
+from memdpc.data.layouts import annotation_files, below, list_dataset
 from memdpc.data.video import (
     Scaler,
     decoded_frames,
@@ -43,6 +33,7 @@ from memdpc.data.video import (
     read_frames,
     shown_size,
 )
+from memdpc.data.videos import Packed, Video, VideoList, summary
 
 logger = logging.getLogger(__name__)
 

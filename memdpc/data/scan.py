@@ -14,7 +14,8 @@ from memdpc.base.config import ScanConfig
 from memdpc.base.errors import DatasetError, printable
 from memdpc.base.files import write_bytes
 from memdpc.data.clips import is_short, span
-from memdpc.data.datasets import SPLITS, Index, below, examine, info_from, list_dataset
+from memdpc.data.index import Index, examine, info_from
+from memdpc.data.layouts import SPLITS, below, list_dataset
 
 
 def list_parts(name, root):

@@ -74,10 +74,11 @@ from ..base.config import AtlasConfig
 from ..base.errors import CheckpointError, ConfigError, DatasetError
 from ..base.files import atomic_write
 from ..base.viz import as_text, heatmap, use_style
-from ..data.augment import prepare
+from ..data.augment import normalize_clips
 from ..method.loss import similarity
 from ..method.model import predict_direction
-from ..training.loop import make_accelerator, make_loader, watched_workers, write_results
+from ..training.processes import make_accelerator, make_loader, watched_workers
+from ..training.run import write_results
 
 # %% ../../nbs/evaluation/05_atlas.ipynb #1f51a3fe
 logger = logging.getLogger(__name__)
@@ -467,7 +468,7 @@ def stage_addresses(models, clips, indices, config):
     for numbers, batch in read_batches(clips, indices, config, "stages"):
         read.append(numbers)
         for stage, model in models.items():
-            x = prepare(batch.to(next(model.parameters()).device))
+            x = normalize_clips(batch.to(next(model.parameters()).device))
             address = predict_direction(
                 model.encode(x), model.forward_gru, model.predictor, model.pred_steps
             ).address
@@ -538,7 +539,7 @@ class Company(NamedTuple):
 @torch.no_grad()
 def in_company(model, clips, names):  # uint8 [B, N, 3, T, H, W]; B names
     "The `Company` of some clips."
-    features = model.encode(prepare(clips.to(next(model.parameters()).device)))
+    features = model.encode(normalize_clips(clips.to(next(model.parameters()).device)))
     ahead = predict_direction(features, model.forward_gru, model.predictor, model.pred_steps)
     return Company(
         clips, names, features.cpu(), ahead, surprise(model.predict_next(features), features).cpu()
@@ -694,7 +695,7 @@ def survey(model, clips, labels, config, start=None, kept=3, shuffles=20):
     found = [Nearest(s.to(device), kept) for s in (slots, slots if start is None else start)]
     sums = torch.zeros(len(named), labels.max() + 1, len(slots), dtype=torch.float64)
     for numbers, batch in read_batches(clips, np.arange(len(clips)), config, "slots"):
-        features = model.encode(prepare(batch.to(device)))
+        features = model.encode(normalize_clips(batch.to(device)))
         address = addresses(model, features)
         usage.add(address)
         add_by_class(sums, address.mean((1, 3, 4)).cpu(), named[:, numbers])

@@ -80,30 +80,22 @@ from memdpc.evaluation.features import (
     strides,
     with_baselines,
 )
-from memdpc.training.loop import (
-    Run,
-    StepBatches,
-    finish,
-    make_accelerator,
-    make_loader,
-    read_metrics,
-    read_results,
-    readable,
-    watched_workers,
-    write_results,
-)
 
 from ..base.config import CLASSIFY_PRESETS, ClassifyConfig, FeaturesConfig
 from ..base.errors import ConfigError, DatasetError, printable
 from ..base.files import atomic_write
 from ..base.viz import as_text, heatmap, use_style
-from ..data.augment import Augment, prepare
+from ..data.augment import Augment, normalize_clips
 from ..data.clips import Clips, Even, Every, Random
-from ..data.datasets import SPLITS, hold_out, load_dataset
+from ..data.layouts import SPLITS
+from ..data.videos import hold_out, load_dataset
 from ..method.convgru import ConvGRU
 from ..method.model import Classifier, MemDPC, Pretrained
 from ..method.released import load_released_classifier
+from ..training.loop import StepBatches
 from ..training.pretrain import optimise_for, report
+from ..training.processes import make_accelerator, make_loader, watched_workers
+from ..training.run import Run, finish, read_metrics, read_results, readable, write_results
 
 # %% ../../nbs/evaluation/02_classify.ipynb #d7a41280
 logger = logging.getLogger(__name__)
@@ -227,7 +219,7 @@ def compute(classifier, batch):
         batch["label"].to(device),
     )
     logits = classifier(
-        prepare(batch["clip"].to(device, non_blocking=True), colour)
+        normalize_clips(batch["clip"].to(device, non_blocking=True), colour)
     ).float()  # [B, classes]
     return {
         "loss": F.cross_entropy(logits, labels),
@@ -284,7 +276,7 @@ def predict(accelerator, function, clips, num_classes, crops=1, batch_size=16, n
             num_workers,
         )
         for batch in loader:
-            x, whole = prepare(batch["clip"].to(accelerator.device)), batch["broken"] == 0
+            x, whole = normalize_clips(batch["clip"].to(accelerator.device)), batch["broken"] == 0
             number = torch.tensor([clips.locate(int(i))[0] for i in batch["index"]])[whole]
             for flip in mirrored:
                 sums.index_add_(

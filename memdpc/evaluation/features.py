@@ -72,12 +72,12 @@ from .. import __version__
 from ..base.config import FeaturesConfig
 from ..base.errors import CheckpointError, ConfigError, DatasetError, TrainingError
 from ..base.files import atomic_write, hold_folder, read_json, stamp, write_failure
-from ..data.augment import prepare
+from ..data.augment import normalize_clips
 from ..data.clips import Clips, Even
-from ..data.datasets import load_dataset
+from ..data.videos import load_dataset
 from ..method.model import MemDPC
 from ..method.released import load_released
-from ..training.loop import make_accelerator, make_loader, watched_workers
+from ..training.processes import make_accelerator, make_loader, watched_workers
 
 # %% ../../nbs/evaluation/01_features.ipynb #021a01a6
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def network_features(model, clips):
         raise ValueError(
             "the model is in train mode, where batch-norm mixes the clips of a batch: call model.eval() first"
         )
-    x = prepare(clips.to(next(model.parameters()).device))
+    x = normalize_clips(clips.to(next(model.parameters()).device))
     features = F.relu(model.encode(x))  # [B, N, D, h, w]
     contexts = [model.forward_gru(features)[:, -1]]
     if model.backward_gru is not None:
@@ -298,7 +298,7 @@ def recalibrate(model, clips, num_batches=20, batch_size=16, seed=0):
         for first in range(0, len(order), batch_size)
     ]
     for batch in make_loader(clips, keys):
-        model.train().encode(prepare(batch["clip"].to(next(model.parameters()).device)))
+        model.train().encode(normalize_clips(batch["clip"].to(next(model.parameters()).device)))
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     return model.eval()

@@ -80,26 +80,18 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from memdpc.training.loop import (
-    Run,
-    finish,
-    make_accelerator,
-    make_loader,
-    read_results,
-    restore,
-    train,
-    watched_workers,
-    write_results,
-)
-
 from ..base.config import OopsConfig
 from ..base.errors import ConfigError, DatasetError, VideoError, printable
 from ..base.viz import use_style
-from ..data.augment import prepare
+from ..data.augment import normalize_clips
 from ..data.clips import Clips, Every, clip_places, frames_at
-from ..data.datasets import hold_out, load_dataset, loose, read_transitions, summary
+from ..data.layouts import loose, read_transitions
 from ..data.video import centre_crop, read_frames
+from ..data.videos import hold_out, load_dataset, summary
 from ..method.model import MemDPC, Pretrained
+from ..training.loop import train
+from ..training.processes import make_accelerator, make_loader, watched_workers
+from ..training.run import Run, finish, read_results, restore, write_results
 from .features import load_model, sized_model
 
 # %% ../../nbs/evaluation/04_oops.ipynb #a1af364d
@@ -242,7 +234,10 @@ def step_features(model, blocks, num_blocks, batch_size=64):
     """
     device, steps = next(model.parameters()).device, windows(len(blocks), num_blocks)
     z = torch.cat(
-        [model.encode(prepare(part[:, None].to(device))) for part in blocks.split(batch_size)]
+        [
+            model.encode(normalize_clips(part[:, None].to(device)))
+            for part in blocks.split(batch_size)
+        ]
     )[:, 0]  # [M, D, h, w]
     seen = z[
         torch.from_numpy(steps.clip(0)).to(device)
@@ -727,7 +722,7 @@ class OversampledBatches:
 def compute_step(model, batch):
     "Cross-entropy of the drawn step of each window of a batch"
     device = next(model.parameters()).device
-    logits = model(prepare(batch["clip"].to(device)))[
+    logits = model(normalize_clips(batch["clip"].to(device)))[
         torch.arange(len(batch["step"])), batch["step"].to(device)
     ]  # [B, 3]
     target = batch["target"].to(device)

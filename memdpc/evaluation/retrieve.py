@@ -42,7 +42,7 @@ from ..base.config import RetrieveConfig
 from ..base.errors import ConfigError, DatasetError, TrainingError
 from ..base.files import atomic_write
 from ..base.viz import as_text, use_style
-from ..training.loop import read_results, write_results
+from ..training.run import read_results, write_results
 from .classify import probe_accuracy
 from .features import measured_features
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    "NETWORKS",
+    "ENCODERS",
     "conv",
     "kernel_and_strides",
     "shortcut",
@@ -113,7 +113,7 @@ def residual_stage(block, in_channels, channels, depth, stride, is_3d, final):
 
 
 # %% ../../nbs/method/01_encoder.ipynb #53b8613c
-NETWORKS = {  # name: (block, depths of res_2 to res_5, channels of conv_1)
+ENCODERS = {  # name: (block, depths of res_2 to res_5, channels of conv_1)
     "resnet18": (BasicBlock, (2, 2, 2, 2), 64),
     "resnet34": (BasicBlock, (3, 4, 6, 3), 64),
     "resnet50": (Bottleneck, (3, 4, 6, 3), 64),
@@ -129,11 +129,11 @@ class Encoder(nn.Module):
     at single frames, res_4 and res_5 across time. The last block has no ReLU, so features are signed. An unknown `network` is a `ValueError`.
     """
 
-    def __init__(self, encoder="resnet18"):  # one of `NETWORKS`
+    def __init__(self, encoder="resnet18"):  # one of `ENCODERS`
         super().__init__()
-        if network not in NETWORKS:
-            raise ValueError(f"no network {network!r}: choose one of {', '.join(NETWORKS)}")
-        block, depths, width = NETWORKS[network]
+        if encoder not in ENCODERS:
+            raise ValueError(f"no encoder {encoder!r}: choose one of {', '.join(ENCODERS)}")
+        block, depths, width = ENCODERS[encoder]
         self.conv1 = conv(3, width, (1, 7, 7), (1, 2, 2))
         self.bn1, self.relu = nn.BatchNorm3d(width), nn.ReLU()
         self.maxpool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))

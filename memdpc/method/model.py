@@ -213,7 +213,7 @@ class MemDPC(nn.Module, Pretrained, library_name="memdpc", license="apache-2.0")
             block_len,
             pred_steps,
         )
-        self.encoder = Encoder(network)
+        self.encoder = Encoder(encoder)
         self.forward_gru = ConvGRU(self.encoder.dim, dropout)
         self.backward_gru = ConvGRU(self.encoder.dim, dropout) if bidirectional else None
         self.predictor = (

@@ -32,10 +32,11 @@ from memdpc.base.viz import curves, use_style
 from memdpc.data import clips, video
 from memdpc.data.augment import MEAN, STD, Augment, normalize_clips
 from memdpc.data.clips import Clips
-from memdpc.data.datasets import Packed, Video, VideoList
+from memdpc.data.videos import Packed, Video, VideoList
 from memdpc.method.model import MemDPC
-from memdpc.training.loop import cores, make_accelerator, make_loader, optimise
+from memdpc.training.loop import optimise
 from memdpc.training.pretrain import compute
+from memdpc.training.processes import cores, make_accelerator, make_loader
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ def finish(frames, flip, colour, num_blocks):
     "Scaled frames, uint8 [N*T, H, W, 3], to what the network gets, by this library's own means"
     if flip:
         frames = frames[:, :, ::-1]
-    return prepare(
+    return normalize_clips(
         torch.from_numpy(clips.to_blocks(frames, num_blocks))[None],
         None if colour is None else torch.from_numpy(colour)[None],
     )
@@ -170,7 +171,7 @@ def finish(frames, flip, colour, num_blocks):
 def by_memdpc(material, number):
     "This library, from the video file"
     item = material.clips[number, 0]
-    return prepare(
+    return normalize_clips(
         torch.from_numpy(item["clip"])[None],
         torch.from_numpy(item["colour"])[None] if "colour" in item else None,
     )
@@ -600,7 +601,7 @@ def stage_times(material, total, batch_size, workers):
         items = items[:batch_size]
         collate = median(seconds(default_collate, items) / len(items) for _ in range(5))
         one = default_collate(items[:1])
-        colour = median(seconds(prepare, one["clip"], one["colour"]) for _ in range(total))
+        colour = median(seconds(normalize_clips, one["clip"], one["colour"]) for _ in range(total))
     spent = {stage: median(row[stage] for row in rows) for stage in READING} | {"collate": collate}
     if workers:
         (process,) = pace(partial(ready, items[0]), [0] * (6 * batch_size), batch_size, 1)

@@ -22,23 +22,14 @@ import sys
 
 import torch
 
-from memdpc.training.loop import (
-    Run,
-    StepBatches,
-    finish,
-    learning_rate,
-    make_accelerator,
-    make_loader,
-    read_results,
-    restore,
-    train,
-)
-
 from ..base.config import PretrainConfig
-from ..data.augment import Augment, prepare
+from ..data.augment import Augment, normalize_clips
 from ..data.clips import Clips, Even, Random, is_short, span
-from ..data.datasets import hold_out, load_dataset
+from ..data.videos import hold_out, load_dataset
 from ..method.model import MemDPC
+from .loop import StepBatches, learning_rate, train
+from .processes import make_accelerator, make_loader
+from .run import Run, finish, read_results, restore
 
 # %% ../../nbs/training/02_pretrain.ipynb #021a01a6
 logger = logging.getLogger(__name__)
@@ -102,7 +93,7 @@ def compute(model, batch):
     "Loss and accuracies of a batch from the loader, on the model's device; the directions' accuracies are averaged."
     device = next(model.parameters()).device
     colour = batch["colour"].to(device, non_blocking=True) if "colour" in batch else None
-    out = model(prepare(batch["clip"].to(device, non_blocking=True), colour))
+    out = model(normalize_clips(batch["clip"].to(device, non_blocking=True), colour))
     ways = [way for way in (out.past_to_future, out.future_to_past) if way is not None]
     return {"loss": out.loss} | {
         name: sum(getattr(way, name) for way in ways) / len(ways) for name in NAMES[1:]

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from memdpc.data.augment import MEAN, STD, Augment, colour_maps, draw_crop, normalize_clips
 from memdpc.data.clips import Clips
-from memdpc.data.datasets import load_dataset
 from memdpc.data.video import write_video
+from memdpc.data.videos import load_dataset
 
 LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -245,5 +245,8 @@ def test_through_the_loader(tmp_path, monkeypatch, num_workers):
 def test_the_gpu_says_the_same():
     clip, colour = clips_and_colours()
     assert_close(
-        normalize_clips(clip.cuda(), colour.cuda()).cpu(), normalize_clips(clip, colour), atol=1e-4, rtol=1e-4
+        normalize_clips(clip.cuda(), colour.cuda()).cpu(),
+        normalize_clips(clip, colour),
+        atol=1e-4,
+        rtol=1e-4,
     )

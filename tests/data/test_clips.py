@@ -29,8 +29,8 @@ from memdpc.data.clips import (
     room,
     span,
 )
-from memdpc.data.datasets import load_dataset
 from memdpc.data.video import VideoInfo, centre_crop, frame_times, probe, read_frames, write_video
+from memdpc.data.videos import load_dataset
 
 
 @pytest.fixture(autouse=True)

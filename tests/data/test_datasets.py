@@ -17,16 +17,9 @@ from hypothesis import strategies as st
 
 from memdpc.base.errors import MemdpcError
 from memdpc.data import datasets
-from memdpc.data.datasets import (
-    Listed,
-    annotation_files,
-    below,
-    compare,
-    list_dataset,
-    load_dataset,
-    unlisted,
-)
+from memdpc.data.layouts import Listed, annotation_files, below, compare, list_dataset, unlisted
 from memdpc.data.video import write_video
+from memdpc.data.videos import load_dataset
 
 SPLITS = Path(__file__).resolve().parents[3] / "shared/data/ucf101_splits"
 needs_splits = pytest.mark.skipif(

@@ -17,10 +17,12 @@ import pytest
 from memdpc.base.config import PrepareConfig
 from memdpc.base.errors import MemdpcError
 from memdpc.base.files import write_bytes
-from memdpc.data.datasets import DATASETS, VIDEO_SUFFIXES, Index, load_dataset
+from memdpc.data.index import Index
+from memdpc.data.layouts import DATASETS, VIDEO_SUFFIXES
 from memdpc.data.prepare import prepare, psnr, small_size
 from memdpc.data.shapes import write_shapes
 from memdpc.data.video import frame_times, probe, read_frames, write_video
+from memdpc.data.videos import load_dataset
 
 
 @pytest.fixture(autouse=True)

@@ -23,21 +23,12 @@ from test_datasets import build
 from memdpc.base.config import ScanConfig
 from memdpc.base.errors import DatasetError, MemdpcError
 from memdpc.data import datasets
-from memdpc.data.datasets import (
-    Index,
-    Packed,
-    Video,
-    VideoList,
-    below,
-    described,
-    epitaph,
-    examine,
-    hold_out,
-    list_dataset,
-    load_dataset,
-)
+from memdpc.data.guard import described, epitaph
+from memdpc.data.index import Index, examine
+from memdpc.data.layouts import below, list_dataset
 from memdpc.data.scan import COLUMNS, scan
 from memdpc.data.video import VideoInfo, write_video
+from memdpc.data.videos import Packed, Video, VideoList, hold_out, load_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 linux = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc")
@@ -228,7 +219,7 @@ def test_what_is_left_out_is_logged_by_reason(tree, caplog):
 FAULTY = """
 import os, signal, sys, time, unittest.mock
 from memdpc.data import datasets
-from memdpc.data.datasets import describe
+from memdpc.data.index import describe
 def work(path):
     name = os.path.basename(path)
     if name == 'segv.avi': os.kill(os.getpid(), signal.SIGSEGV)
@@ -317,7 +308,8 @@ import sys
 print('main runs')
 ballast = bytearray(300 << 20)
 from memdpc.data import datasets
-from memdpc.data.datasets import Worker, load_dataset
+from memdpc.data.guard import Worker
+from memdpc.data.videos import load_dataset
 class Watched(Worker):
     def answers(self):
         if self.paths: print(max(int(line.split()[1]) for line in open(f'/proc/{{self.process.pid}}/status') if line.startswith('VmHWM')))
@@ -517,7 +509,8 @@ def test_only():
 
 MEMORY = """
 import os, sys
-from memdpc.data.datasets import Packed, Video, VideoInfo
+from memdpc.data.videos import Packed, Video
+from memdpc.data.datasets import VideoInfo
 def some(count):
     for i in range(count): yield Video(f'videos/Class{i % 101}/v_{i:06d}.avi', i % 101, f'g{i % 25}', VideoInfo(180 + i % 9, 320, 240, 25.0, 'mpeg4', ((13, 13), (26, 26))))
 def private(): return sum(int(line.split()[1]) for line in open('/proc/self/smaps_rollup') if line.startswith('Private')) / 1000

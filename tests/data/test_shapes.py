@@ -11,7 +11,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from memdpc.base.errors import ConfigError, MemdpcError
-from memdpc.base.files import fsync_path
 from memdpc.data import shapes
 from memdpc.data.mishaps import mishap_lists, plan, render_mishap, write_mishaps
 from memdpc.data.shapes import (
@@ -273,7 +272,7 @@ def test_a_full_disk_is_a_plain_oserror_and_leaves_no_damage(small, tmp_path, mo
         synced.append(file)
         if len(synced) > 20:
             raise OSError(errno.ENOSPC, "No space left on device")
-        fsync_path(file)
+        sync(file)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):

@@ -32,8 +32,8 @@ from memdpc.evaluation.atlas import (
 )
 from memdpc.evaluation.features import load_model, sized_model
 from memdpc.method.model import MemDPC
-from memdpc.training.loop import Run
 from memdpc.training.pretrain import pretrain
+from memdpc.training.run import Run
 
 pytestmark = pytest.mark.trains
 

@@ -19,7 +19,7 @@ from test_runs import papermill
 from memdpc.base.config import CLASSIFY_PRESETS, ClassifyConfig, config_from, parse
 from memdpc.base.errors import CheckpointError, ConfigError, DatasetError, MemdpcError
 from memdpc.data.clips import Clips, Every
-from memdpc.data.datasets import hold_out, load_dataset
+from memdpc.data.videos import hold_out, load_dataset
 from memdpc.evaluation import classify as module
 from memdpc.evaluation.classify import (
     ActionClassifier,
@@ -33,7 +33,7 @@ from memdpc.evaluation.classify import (
 from memdpc.evaluation.features import load_model, sized_model
 from memdpc.method.model import Classifier, MemDPC
 from memdpc.method.released import load_released_classifier
-from memdpc.training.loop import make_accelerator
+from memdpc.training.processes import make_accelerator
 
 pytestmark = pytest.mark.trains
 

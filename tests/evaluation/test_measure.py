@@ -10,8 +10,8 @@ import torch
 
 from memdpc.base.config import ClassifyConfig, RetrieveConfig
 from memdpc.base.errors import CheckpointError, ConfigError, DatasetError, TrainingError
-from memdpc.data.datasets import load_dataset
 from memdpc.data.video import write_video
+from memdpc.data.videos import load_dataset
 from memdpc.evaluation import features as features_module
 from memdpc.evaluation.classify import classify, probe_accuracy
 from memdpc.evaluation.features import Features, load_features, with_baselines

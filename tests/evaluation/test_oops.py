@@ -17,9 +17,9 @@ from memdpc.base.config import OopsConfig
 from memdpc.base.errors import MemdpcError, Stopped
 from memdpc.cli import main
 from memdpc.data.augment import normalize_clips
-from memdpc.data.datasets import load_dataset
 from memdpc.data.mishaps import write_mishaps
 from memdpc.data.video import write_video
+from memdpc.data.videos import load_dataset
 from memdpc.evaluation.features import load_model
 from memdpc.evaluation.oops import (
     PER_BLOCK,
@@ -236,7 +236,9 @@ def test_padded_steps_change_nothing():
     blocks = torch.randint(0, 256, (6, 3, 5, 32, 32), dtype=torch.uint8)
     steps, z, predicted, _ = step_features(model, blocks, 3)
     assert (steps == [[0, 4, -1], [1, 5, -1], [2, -1, -1], [3, -1, -1]]).all()
-    alone = model.predict_next(model.encode(normalize_clips(blocks[[0, 4]][None])))[0, 0].mean((1, 2))
+    alone = model.predict_next(model.encode(normalize_clips(blocks[[0, 4]][None])))[0, 0].mean(
+        (1, 2)
+    )
     torch.testing.assert_close(predicted[0, 1], alone)
 
 

@@ -104,7 +104,7 @@ def test_shapes(data, batch, blocks, block_len, size, mem_size, bidirectional):
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "resnet34", "resnet50"])
-def test_shapes_of_networks(network):
+def test_shapes_of_networks(encoder):
     check_shapes(build(encoder=encoder, num_blocks=2, pred_steps=1), batch=1, size=32)
 
 

@@ -318,10 +318,10 @@ def test_the_source_stays_its_own(state_dict):
 
 
 @pytest.mark.parametrize(
-    "network, mem_size, bidirectional",
+    "encoder, mem_size, bidirectional",
     [("resnet18", 1, True), ("resnet34", 9, True), ("resnet50", 3, True), ("resnet18", 40, False)],
 )
-def test_networks_and_sizes_are_read_off(network, mem_size, bidirectional):
+def test_networks_and_sizes_are_read_off(encoder, mem_size, bidirectional):
     model = (
         model_of(encoder=encoder, mem_size=mem_size, bidirectional=bidirectional, num_blocks=2)
         .double()

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from memdpc.data.video import write_video
-from memdpc.training.loop import read_metrics
+from memdpc.training.run import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kills")]
 

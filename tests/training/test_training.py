@@ -18,23 +18,19 @@ from memdpc.base.config import PRETRAIN_PRESETS
 from memdpc.base.errors import ConfigError, DatasetError, Stopped, TrainingError
 from memdpc.base.files import atomic_write
 from memdpc.data.video import write_video
-from memdpc.training.loop import (
-    Interruption,
+from memdpc.training import loop as training
+from memdpc.training.loop import StepBatches, learning_rate, train
+from memdpc.training.pretrain import pretrain
+from memdpc.training.processes import Interruption, make_accelerator, make_loader
+from memdpc.training.run import (
     Run,
-    StepBatches,
     finish,
-    learning_rate,
     log_metrics,
-    make_accelerator,
-    make_loader,
     read_metrics,
     read_results,
     restore,
     save_checkpoint,
-    train,
 )
-from memdpc.training import loop as training
-from memdpc.training.pretrain import pretrain
 
 pytestmark = pytest.mark.trains
 

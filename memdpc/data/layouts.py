@@ -1,23 +1,18 @@
-"""Which videos there are, what their own files say of them, and which of them can be read"""
+"""Where each dataset keeps its videos, and what its own files say of them."""
 
 import csv
 import glob
-import hashlib
 import json
 import logging
 import os
 import re
 import unicodedata
-from dataclasses import dataclass, fields, replace
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from memdpc.base.errors import DatasetError, printable
-from memdpc.base.files import cache_folder, read_lines, read_text, stamp, turn
-from memdpc.data.video import VideoInfo
+from memdpc.base.errors import DatasetError
+from memdpc.base.files import read_lines, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +36,6 @@ class Listing(NamedTuple):
     missing: tuple[
         tuple[str, str], ...
     ] = ()  # (name, reason): named and not there, or there and not to be placed
-
-
-@dataclass(frozen=True)
-class Video:
-    "One readable video of a dataset"
-
-    path: str  # as in `Listed`
-    label: int
-    group: str
-    info: VideoInfo  # what `probe` said
-    transitions: tuple[float, ...] = ()
 
 
 def existing(root, names, what):
@@ -211,6 +195,8 @@ def read_split(path, numbers, videos):
 
 
 UCF101_VIDEOS = "videos", "UCF-101"  # UCF-101 is what the archive unpacks to
+
+
 UCF101_SPLITS = (
     "splits_classification",
     "ucfTrainTestlist",
@@ -242,10 +228,14 @@ HMDB51_VIDEOS = (
     "HMDB51",
     "",
 )  # '': the archives of the classes, unpacked side by side
+
+
 HMDB51_SPLITS = [
     f"{top}testTrainMulti_7030_splits"
     for top in ("", "split/", "splits/", "test_train_splits/", "splits_classification/")
 ]
+
+
 HMDB51_SPLITS += ["test_train_splits", "splits_classification", "splits", "split"]
 
 
@@ -293,10 +283,14 @@ def list_hmdb51(root, split, subset):
 
 
 KINETICS_NAMES = {"train": ("train",), "test": ("val", "validate", "validation")}
+
+
 KINETICS_PARTS = {
     subset: [f"{top}{name}" for top in ("videos/", "") for name in (f"{names[0]}_split", *names)]
     for subset, names in KINETICS_NAMES.items()
 }
+
+
 KINETICS_TABLES = {
     subset: [
         f"{top}{prefix}{name}.csv"
@@ -491,6 +485,8 @@ DATASETS = {
     "oops-filtered": list_oops_filtered,
     "folder": list_folder,
 }
+
+
 SPLITS = dict.fromkeys(DATASETS, 1) | {"ucf101": 3, "hmdb51": 3}
 
 
@@ -547,419 +543,3 @@ def annotation_files(name, root):
     "Paths, relative to `root`, of the files that name the videos of a dataset: a copy of it needs them in the same places"
     patterns = ANNOTATIONS.get(name.removesuffix("-filtered"), [])
     return sorted(path for pattern in patterns for path in glob.glob(pattern, root_dir=root))
-
-
-import io
-import resource
-import selectors
-import signal
-import subprocess
-import sys
-from array import array
-from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
-from importlib import import_module
-
-from tqdm import tqdm
-
-from memdpc.base.errors import VideoError
-from memdpc.data.video import probe
-
-INDEX_VERSION = 2  # to be raised when `probe` comes to another verdict on the same file
-
-
-def describe(path):
-    "The entry of a file: `{'stamp', 'info'}`, `{'stamp', 'reason'}` if it is no video, `{'reason'}` if it cannot be looked at"
-    try:
-        entry = {"stamp": stamp(path)}
-    except FileNotFoundError:
-        return {"reason": "no such file"}
-    except OSError as error:
-        return {"reason": error.strerror}
-    try:
-        return entry | {"info": vars(probe(path))}
-    except VideoError as error:
-        return entry | {"reason": error.reason}
-    except MemoryError:
-        return entry | {"reason": "asks for more memory than there is"}
-    except OSError as error:
-        return {"reason": error.strerror or str(error)}
-    except Exception as error:
-        return entry | {
-            "reason": f"breaks the decoder ({type(error).__name__}: {printable(error)})"
-        }
-
-
-def tuples(value):
-    "Lists to tuples, at any depth: JSON knows only lists"
-    return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-
-def info_from(values):
-    "The `VideoInfo` of an entry"
-    return VideoInfo(**{name: tuples(value) for name, value in values.items()})
-
-
-class Index:
-    "What is known of the files below `root`, kept in `cache_folder()`; where that cannot be written, it is forgotten at the end"
-
-    def __init__(self, root):
-        self.root = Path(root).resolve()
-        key = (
-            os.fsencode(self.root)
-            + repr((INDEX_VERSION, [field.name for field in fields(VideoInfo)])).encode()
-        )
-        self.file = cache_folder() / "index" / f"{hashlib.sha256(key).hexdigest()[:16]}.jsonl"
-        self.lines, self.writable = (
-            {},
-            True,
-        )  # {path: entry}, both as JSON in bytes, between which a line has a tab
-        with suppress(OSError), open(self.file, "rb") as lines:  # there may be none yet
-            self.lines.update(line.rstrip(b"\n").split(b"\t", 1) for line in lines if b"\t" in line)
-
-    def get(self, path):
-        "The entry of `path`; None where there is none, or one cut short by a kill"
-        try:
-            entry = json.loads(self.lines.get(json.dumps(path).encode(), b""))
-        except ValueError:
-            return None
-        return entry if isinstance(entry, dict) and ("info" in entry or "reason" in entry) else None
-
-    def fresh(self, path, time_limit=0):
-        "Whether `path` is known and unchanged, and did not exceed a limit smaller than `time_limit`"
-        entry = self.get(path) or {}
-        try:
-            return (
-                entry.get("stamp") == stamp(os.path.join(self.root, path))
-                and entry.get("limit", time_limit) >= time_limit
-            )
-        except OSError:
-            return False
-
-    def add(self, path, entry):
-        "Note the entry of `path`, in one write"
-        name, text = json.dumps(path).encode(), json.dumps(entry).encode()
-        self.lines[name] = text
-        if not self.writable or "stamp" not in entry:
-            return
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.file, "ab", buffering=0) as out:
-                out.write(b"\n" + name + b"\t" + text)
-        except OSError as error:
-            self.writable = False
-            logger.warning("the index is not kept: %s", printable(error))
-
-
-WORKER_MEMORY = 4 << 30  # bytes; sixteen pictures of MAX_PIXELS take less than half of it
-
-
-def seconds_for(path, time_limit):
-    "How long opening a file may take: `time_limit`, and ten seconds for each megabyte"
-    try:
-        return time_limit + os.path.getsize(path) / 1e5
-    except OSError:
-        return time_limit
-
-
-def worker_main(time_limit, module="memdpc.data.datasets", function="describe", *more):
-    "What a worker process does: lists of paths in on standard input, `function(path, *more)` for each out, as lines of JSON; at first it says `null`"
-    for kind, most in (resource.RLIMIT_AS, WORKER_MEMORY), (resource.RLIMIT_CORE, 0):
-        try:
-            resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
-        except (ValueError, OSError):
-            pass  # a tighter limit is set already, or the system knows none
-    work, answers = getattr(import_module(module), function), os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    print("null", file=answers, flush=True)
-    for line in sys.stdin.buffer:
-        for path in json.loads(line):
-            signal.setitimer(signal.ITIMER_REAL, seconds_for(path, time_limit))
-            entry = work(path, *more)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            print(json.dumps(entry), file=answers, flush=True)
-
-
-class Worker:
-    "A worker process, and the paths for which it still has to answer"
-
-    def __init__(self, time_limit, *work):
-        code = f"import sys; sys.path[:] = {sys.path!r}; from memdpc.data.datasets import worker_main; worker_main(*{(time_limit, *work)!r})"
-        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=os.environ | alone,
-        )
-        self.paths, self.rest = deque(), b""
-
-    def give(self, paths):
-        "Paths to a worker that has none; it reads them all before it begins"
-        self.paths.extend(paths)
-        try:
-            self.process.stdin.write(json.dumps(paths).encode() + b"\n")
-        except BrokenPipeError:
-            pass  # it is gone: `answers` will tell
-
-    def answers(self):
-        "What it has answered by now, as [(path, entry)], and whether it ended"
-        data = os.read(self.process.stdout.fileno(), 1 << 20)
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        return [
-            (self.paths.popleft(), entry) for entry in map(json.loads, lines) if entry
-        ], not data
-
-    def end(self, ended=False):
-        "Stop it, wherever it is, unless it has `ended`; its exit status"
-        if not ended:
-            self.process.kill()
-        self.process.stdin.close()
-        self.process.stdout.close()
-        return self.process.wait()
-
-
-FAULTS = {
-    getattr(signal, name, None)
-    for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
-}
-
-
-def epitaph(path, status, time_limit):
-    "The entry of a file at which a worker process ended with an exit status; raises `DatasetError` where the file is not to blame"
-    if -status in FAULTS:
-        reason = f"crashes the decoder ({signal.Signals(-status).name})"
-    elif status == -signal.SIGALRM:
-        reason = f"takes longer than {seconds_for(path, time_limit):.0f} seconds"
-    elif status >= 0:
-        reason = f"ends the process that opens it (exit status {status})"
-    else:
-        raise DatasetError(
-            f"{path}: the process that opened it was killed ({signal.Signals(-status).name}), perhaps for want of memory; "
-            "what was found is kept: start again to go on, with fewer workers"
-        )
-    try:
-        return {"stamp": stamp(path), "reason": reason} | (
-            {"limit": time_limit} if status == -signal.SIGALRM else {}
-        )
-    except OSError as error:
-        return {"reason": error.strerror}
-
-
-CHUNK = 16  # paths that a worker gets at a time, at most; towards the end ever fewer
-
-
-def described(
-    paths, num_workers, time_limit, *work
-):  # module, function and arguments after the path, if it is not `describe`
-    "`(path, entry)` of each path, in the order in which they are done, by worker processes"
-    waiting, alive = list(reversed(paths)), selectors.DefaultSelector()
-
-    def start():
-        worker = Worker(time_limit, *work)
-        alive.register(worker.process.stdout, selectors.EVENT_READ, worker)
-
-    try:
-        for _ in range(min(num_workers, len(paths))):
-            start()
-        while alive.get_map():
-            for key, _ in alive.select():
-                worker = key.data
-                answers, ended = worker.answers()
-                yield from answers
-                if ended or not (worker.paths or waiting):
-                    alive.unregister(key.fileobj)
-                    status = worker.end(ended)
-                    if worker.paths:
-                        yield (path := worker.paths.popleft()), epitaph(path, status, time_limit)
-                    elif ended:
-                        raise DatasetError(
-                            f"a worker process cannot start, or was killed (exit status {status})"
-                        )
-                    waiting += reversed(worker.paths)
-                    if waiting:
-                        start()
-                elif not worker.paths:
-                    worker.give(
-                        [
-                            waiting.pop()
-                            for _ in range(min(CHUNK, len(waiting) // (4 * num_workers) + 1))
-                        ]
-                    )
-    finally:
-        for key in list(alive.get_map().values()):
-            key.data.end()
-
-
-TIME_LIMIT = 60.0  # seconds that opening a file may take, and ten more for each megabyte
-
-
-def examine(root, paths, num_workers=0, progress=True, time_limit=TIME_LIMIT):
-    """The `Index` of `root`, in which each of `paths` has an entry: from an earlier time if the file is unchanged, else by opening it.
-
-    Files are opened by `num_workers` guarded processes; with 0 by this process, which then has no guard against files that crash a decoder
-    or take for ever. A file that took too long is tried again when it changes, or when the limit is larger.
-    """
-    index, paths = Index(root), dict.fromkeys(paths)
-    if all(index.fresh(path, time_limit) for path in paths):
-        return index
-    with turn(index.file):
-        index = Index(root)  # another process may have added to it
-        unknown = [
-            os.path.join(index.root, path) for path in paths if not index.fresh(path, time_limit)
-        ]
-        found = (
-            described(unknown, num_workers, time_limit)
-            if num_workers
-            else ((path, describe(path)) for path in unknown)
-        )
-        quiet, skip = not (progress and unknown), len(os.path.join(index.root, ""))
-        for path, entry in tqdm(
-            found,
-            "opening videos",
-            len(unknown),
-            disable=quiet,
-            ascii=True,
-            mininterval=1,
-            file=sys.stderr,
-        ):
-            index.add(path[skip:], entry)
-    return index
-
-
-class Packed(Sequence):
-    "Videos in one string of bytes: a sequence of `Video`s that takes little memory, and that many processes can share"
-
-    def __init__(self, videos=()):
-        text, ends = io.BytesIO(), array("q", [0])
-        for video in videos:
-            text.write(
-                json.dumps(
-                    [*vars(video).values()], default=lambda info: [*vars(info).values()]
-                ).encode()
-            )
-            ends.append(text.tell())
-        self.text, self.ends = text.getvalue(), np.array(ends)  # bytes, int64 [videos + 1]
-
-    def __len__(self):
-        return len(self.ends) - 1
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return Packed(self[i] for i in range(*index.indices(len(self))))
-        index = range(len(self))[index]  # counts from the end, raises IndexError
-        path, label, group, info, transitions = tuples(
-            json.loads(self.text[self.ends[index] : self.ends[index + 1]])
-        )
-        return Video(path, label, group, info and VideoInfo(*info), transitions)
-
-    def __eq__(self, other):
-        return isinstance(other, Packed) and self.text == other.text
-
-    def __hash__(self):
-        return hash(self.text)
-
-    def __repr__(self):
-        return f"<{len(self)} videos>"
-
-
-@dataclass(frozen=True)
-class VideoList:
-    "The videos of one dataset, in the order in which its files list them, and those left out"
-
-    name: str
-    root: Path
-    classes: tuple[str, ...]  # () where there are no labels
-    videos: Packed
-    skipped: tuple[tuple[str, str], ...] = ()  # (path, reason)
-
-    def __len__(self):
-        return len(self.videos)
-
-    def path(self, index):
-        return self.root / self.videos[index].path
-
-    def only(self, keep):
-        "The list of those videos for which `keep(video)` is true"
-        return replace(self, videos=Packed(filter(keep, self.videos)))
-
-
-def summary(pairs, most=8):
-    "What pairs (path, reason) say, in one line, the most frequent reason first: `2 no such file (a.mp4, ...), 1 is empty (b.mp4)`"
-    found = {}
-    for path, reason in pairs:
-        found.setdefault(reason, []).append(path)
-    groups = sorted(found.items(), key=lambda item: -len(item[1]))
-    parts = [
-        f"{len(paths)} {reason} ({paths[0]}{', ...' if len(paths) > 1 else ''})"
-        for reason, paths in groups[:most]
-    ]
-    return printable(
-        ", ".join(parts)
-        + (f", and {len(groups) - most} more reasons" if len(groups) > most else "")
-    )
-
-
-def load_dataset(
-    name,  # one of `DATASETS`
-    root,  # its folder
-    split=1,  # which of the dataset's splits
-    subset="train",  # or 'test'
-    num_workers=0,  # processes that open files not known yet; 0: this one, unguarded
-    progress=True,
-):  # a bar on standard error
-    """The `VideoList` of a dataset: listed from its own files, every video opened once; what cannot be read stands in `skipped`.
-
-    Raises `DatasetError` where the layout is not the dataset's, a list is wrong, none of the videos can be read, or a worker was killed.
-    """
-    classes, listed, missing = list_dataset(name, root, split, subset)
-    index, skipped = (
-        examine(root, [entry.path for entry in listed], num_workers, progress),
-        list(missing),
-    )
-
-    def readable():
-        for entry in listed:
-            said = index.get(entry.path)
-            if "reason" in said:
-                skipped.append((entry.path, said["reason"]))
-            else:
-                yield Video(
-                    entry.path, entry.label, entry.group, info_from(said["info"]), entry.transitions
-                )
-
-    videos = Packed(readable())
-    if not len(videos):
-        raise DatasetError(
-            f"{root}: none of the {len(listed)} videos can be read: {summary(skipped)}"
-        )
-    if skipped:
-        logger.warning(
-            "%s: %d of %d videos are left out: %s",
-            printable(root),
-            len(skipped),
-            len(videos) + len(skipped),
-            summary(skipped),
-        )
-    return VideoList(name, Path(root), classes, videos, tuple(skipped))
-
-
-def hold_out(videos, fraction, seed=0):
-    "A `VideoList` in two, `(kept, held out)`: about `fraction` of its groups is held out, of its videos where there are none; at least one"
-
-    def key(video):
-        return video.group or video.path
-
-    names = sorted({key(video) for video in videos.videos})
-    chosen = max(1, round(fraction * len(names))) if fraction else 0
-    if chosen >= len(names):
-        raise DatasetError(f"{videos.root}: cannot hold out {fraction:g} of {len(names)} groups")
-    out = set(np.random.default_rng([seed, 1]).permutation(names)[:chosen])
-    return videos.only(lambda video: key(video) not in out), videos.only(
-        lambda video: key(video) in out
-    )
