@@ -77,7 +77,7 @@ class PretrainConfig:
     root: str = ""  # the dataset's folder
     out: str = ""  # the run's folder
     split: int = 1  # which of the dataset's splits: its training part is used
-    encoder: Literal["tiny", "resnet18", "resnet34", "resnet50"] = "resnet18"  # the encoder
+    encoder: str = "resnet18"  # tiny, resnet18, resnet34, resnet50, or one from a plugin
     img_size: int = 128  # height and width of the frames, pixels
     num_blocks: int = 8  # N, blocks in a clip
     block_len: int = 5  # T, frames in a block
@@ -85,6 +85,8 @@ class PretrainConfig:
     time_stride: float | None = None  # seconds from frame to frame instead, whatever the frame rate
     pred_steps: int = 3  # P, blocks to predict
     mem_size: int = 1024  # K, slots; 0: no memory (DPC)
+    predictor: str = "memory"  # from context to prediction: memory, direct, or one from a plugin
+    loss: str = "contrastive"  # contrastive, or one from a plugin
     bidirectional: bool = True  # predict the past from the future as well
     dropout: float = 0.1  # on the aggregators' states
     address_gain: float = 0.1  # gain of phi's last layer at the start
@@ -107,6 +109,7 @@ class PretrainConfig:
     seed: int = 0  # of weights, order, crops, colours and dropout
     num_workers: int = 2  # processes that decode
     device: str = "auto"  # auto, cpu, cuda, mps
+    plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
     precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 on GPUs that have it
     resume: bool = False  # go on from the last checkpoint in out
 
@@ -164,15 +167,14 @@ class FeaturesConfig:
     time_stride: float | None = (
         None  # seconds from frame to frame instead; None: as the checkpoint's run
     )
-    encoder: Literal["tiny", "resnet18", "resnet34", "resnet50"] = (
-        "resnet18"  # of a random checkpoint
-    )
+    encoder: str = "resnet18"  # of a random checkpoint
     img_size: int | None = None  # height and width of the frames; None: the checkpoint's, or 128
     num_blocks: int | None = None  # blocks in a clip; None: the checkpoint's, or 8
     seed: int = 0  # of the random weights and of the probe
     batch_size: int = 16  # clips at a time
     num_workers: int = 2  # processes that decode
     device: str = "auto"  # auto, cpu, cuda, mps
+    plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
 
     def __post_init__(self):
         check_ranges(self)
@@ -287,9 +289,7 @@ class OopsConfig:
         "linear"  # what is trained: the head alone, or the network as well
     )
     transition_share: float = 1 / 3  # of what training draws; transitions are oversampled to it
-    encoder: Literal["tiny", "resnet18", "resnet34", "resnet50"] = (
-        "resnet18"  # of a random checkpoint
-    )
+    encoder: str = "resnet18"  # of a random checkpoint
     img_size: int | None = None  # height and width of the frames; None: the checkpoint's, or 128
     num_blocks: int | None = None  # seconds in a window; None: the checkpoint's, or 8
     lr: float = 1e-3  # finetuning: Adam's learning rate, dropped once to a tenth
@@ -303,6 +303,7 @@ class OopsConfig:
     seed: int = 0  # of random weights, draws and the held-out videos
     num_workers: int = 2  # processes that decode
     device: str = "auto"  # auto, cpu, cuda, mps
+    plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
     resume: bool = False  # finetuning: go on from the last checkpoint in out
 
     def __post_init__(self):
@@ -364,9 +365,7 @@ class BenchmarkConfig:
 
     out: str = ""  # the folder for the results
     video: str = ""  # a video file; '': one is made, of UCF101's size, codec and rate
-    encoder: Literal["tiny", "resnet18", "resnet34", "resnet50"] = (
-        "resnet18"  # the encoder of the training step
-    )
+    encoder: str = "resnet18"  # of a random checkpoint
     img_size: int = 128  # height and width of the frames, pixels
     num_blocks: int = 8  # blocks in a clip
     block_len: int = 5  # frames in a block
@@ -376,6 +375,7 @@ class BenchmarkConfig:
     num_workers: int = 2  # the most processes to try
     seed: int = 0  # of clips and crops
     device: str = "auto"  # auto, cpu, cuda, mps
+    plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
 
     def __post_init__(self):
         check_ranges(self)

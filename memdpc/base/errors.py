@@ -49,7 +49,7 @@ class Stopped(Exception):
 
 
 def printable(text: object) -> str:
-    """One line that can be written anywhere: file names may hold line ends, or bytes not in UTF-8."""
+    """One line that can be written anywhere: names may hold line ends, or bytes not in UTF-8."""
     line = str(text).encode("utf-8", "backslashreplace").decode()
     control = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
     return re.sub(control, lambda found: repr(found[0])[1:-1], line)

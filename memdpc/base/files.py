@@ -55,7 +55,7 @@ def write_failure(path: str | os.PathLike, error: BaseException) -> str:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """`with atomic_write(path) as part:` write a file or folder `part`; it becomes `path` at the end.
+    """`with atomic_write(path) as part:` write `part`, a file or a folder; it becomes `path`.
 
     Whenever the process is killed, `path` is the old one or the new one, never half of it. An error
     leaves the old one and names `path`: an `OSError`, or a `TrainingError` where the disk is full
