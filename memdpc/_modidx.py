@@ -544,6 +544,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/memdpc', 'doc_host': '', '
                                                                                      'memdpc/method/loss.py'),
                                     'memdpc.method.loss.ContrastiveLoss.__init__': ( 'method/loss.html#contrastiveloss.__init__',
                                                                                      'memdpc/method/loss.py'),
+                                    'memdpc.method.loss._contrastive': ('method/loss.html#_contrastive', 'memdpc/method/loss.py'),
                                     'memdpc.method.loss.build_loss': ('method/loss.html#build_loss', 'memdpc/method/loss.py'),
                                     'memdpc.method.loss.contrastive_loss': ('method/loss.html#contrastive_loss', 'memdpc/method/loss.py'),
                                     'memdpc.method.loss.measure': ('method/loss.html#measure', 'memdpc/method/loss.py'),

@@ -79,7 +79,9 @@ class ContrastiveLoss:
         }
 
 
-LOSSES.register("contrastive", ContrastiveLoss())
+@LOSSES.register("contrastive")
+def _contrastive(predicted: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    return ContrastiveLoss()(predicted, target)
 
 
 # %% ../../nbs/method/04_loss.ipynb #lossreg3
