@@ -1,4 +1,7 @@
-"""Smaller copies of datasets: picture for picture, with their times, and the same bytes whatever was killed on the way."""
+"""Smaller copies of datasets.
+
+Picture for picture, with their times, and the same bytes whatever was killed on the way.
+"""
 
 import os
 import random
@@ -54,7 +57,10 @@ def number(frame):
 
 
 def write(path, frames, times=None, rotation=0, sound=False, **tags):
-    """A file with what `write_video` has not: times in milliseconds, rotation, sound, tags that say how colours are stored."""
+    """A file with what `write_video` does not write.
+
+    Times in milliseconds, rotation, sound, tags that say how colours are stored.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "12", "g": "50"})
         stream.height, stream.width = frames.shape[1:3]
@@ -141,7 +147,10 @@ def job(root, out, **more):
 
 
 def tree(folder):
-    """Everything below a folder: for a file its bytes, rights and time of change (not that of prepare.json), None for a folder."""
+    """Everything in a folder, at any depth.
+
+    For a file its bytes, rights and time of change (not that of prepare.json), None for a folder.
+    """
 
     def state(path):
         status = path.stat()
@@ -206,7 +215,10 @@ def copied(tmp_path_factory):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_picture_for_picture(copied, name):
-    """Every picture in its place, at its time, upright and alike; H.264 without B-frames, a keyframe at least at every twelfth picture, no sound."""
+    """Every picture in its place, at its time, upright and alike.
+
+    H.264 without B-frames, a keyframe at least at every twelfth picture, no sound.
+    """
     source, copy = copied[0] / name, copied[1] / name
     was, now = probe(source), probe(copy)
     assert (now.height, now.width) == small_size(was.width, was.height, 48) and (
@@ -245,7 +257,10 @@ def test_picture_for_picture(copied, name):
 
 
 def test_a_copy_tells_its_quality_and_is_known(copied):
-    """The report counts all; the dataset was not written to; no later command opens the copy again."""
+    """The report counts all; the dataset was not written to.
+
+    No later command opens the copy again.
+    """
     root, out, before, report, indexed = copied
     assert tree(root) == before and all(indexed.values())
     assert (len(report.kept), report.skipped, report.broken) == (len(KINDS), 0, ()) and sorted(
@@ -302,7 +317,10 @@ def test_a_copy_goes_by_its_content(copied, tmp_path):
 
 
 def test_done_changed_and_broken(tmp_path, caplog):
-    """A second run does nothing; a source that changed is copied again, alone; what broke since is left out, and so is its copy."""
+    """A second run does nothing; a source that changed is copied again, alone.
+
+    What broke since is left out, and so is its copy.
+    """
     root, out = (
         plant(tmp_path / "root", {f"{i}.mp4": KINDS["plain.mp4"] for i in range(3)}),
         tmp_path / "out",
@@ -359,7 +377,10 @@ def test_done_changed_and_broken(tmp_path, caplog):
 
 
 def test_a_copy_is_a_dataset(tmp_path):
-    """UCF101's layout: the copy gives the same videos, labels, groups and classes in all splits; its lists are the same files."""
+    """UCF101's layout: the copy gives the same videos, labels, groups and classes in all splits.
+
+    Its lists are the same files.
+    """
     root, out = write_shapes(tmp_path / "shapes", 4, num_workers=2), tmp_path / "out"
     (root / "notes.txt").write_text("not a dataset's file")
     report = prepare(job(root, out, dataset="ucf101", short_side=32))
@@ -412,7 +433,7 @@ def test_mistakes_are_one_line(tmp_path):
 
 
 def test_folders_of_others_are_left_alone(tmp_path):
-    """A folder with something else in it, other settings, another process at work, a link that leads to the source."""
+    """A folder with something else in it, other settings, a link that leads to the source."""
     root, out, other = (
         plant(tmp_path / "root", {"a/a.mp4": KINDS["plain.mp4"]}),
         tmp_path / "out",
@@ -461,7 +482,10 @@ def test_two_at_once(tmp_path):
 
 
 def test_the_command_line(tmp_path):
-    """The report on standard output, one line and status 2 for a mistake, and for a disk that takes no more; then it goes on."""
+    """The report on standard output, one line and status 2 for a mistake.
+
+    And for a disk that takes no more; then it goes on.
+    """
     root, out = (
         plant(tmp_path / "root", {f"{i}.mp4": KINDS["plain.mp4"] for i in range(3)}),
         tmp_path / "out",
@@ -595,7 +619,10 @@ def films(tmp_path_factory):
 
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(films, tmp_path):
-    """kill -9, with and without the workers, at random moments of the work and right before and after files are moved and noted: the same tree."""
+    """SIGKILL, with and without the workers: the same tree in the end.
+
+    At random moments of the work, and right before and after files are moved and noted.
+    """
     whole, out, rng = tmp_path / "whole", tmp_path / "out", random.Random(0)
     assert start(films, whole).wait() == 0
     exact = [

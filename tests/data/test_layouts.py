@@ -1,7 +1,9 @@
-"""Which videos there are: the five layouts as their archives have them, lists that lie, names of every kind, folders that lead in circles."""
+"""Which videos there are.
 
-import csv
-import io
+The five layouts as their archives have them, lists that lie, names of every kind, folders that lead
+in circles.
+"""
+
 import json
 import os
 import re
@@ -14,13 +16,46 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import (
+    ACTIONS,
+    FAILS,
+    FILES,
+    FILMS,
+    HEAD,
+    LAYOUTS,
+    NAMES,
+    ROWS,
+    TIMES,
+    build,
+    hmdb51,
+    oops,
+    paths,
+    plant,
+    refused,
+    table,
+    texts,
+    ucf101,
+)
 
-from memdpc.base.errors import MemdpcError
-from memdpc.data import datasets
-from memdpc.data.layouts import Listed, annotation_files, below, compare, list_dataset, unlisted
+from memdpc.base.errors import ConfigError, MemdpcError, printable
+from memdpc.data.layouts import (
+    DATASETS,
+    Listed,
+    Listing,
+    annotation_files,
+    list_dataset,
+    normalize_name,
+    number_of_splits,
+    register_dataset,
+    video_paths,
+)
+from memdpc.data.layouts import hmdb51 as hmdb51_module
+from memdpc.data.layouts import kinetics
+from memdpc.data.layouts.listing import find_unlisted, match_files
 from memdpc.data.video import write_video
 from memdpc.data.videos import load_dataset
 
+KINETICS_TABLES = kinetics.ANNOTATIONS
 SPLITS = Path(__file__).resolve().parents[3] / "shared/data/ucf101_splits"
 needs_splits = pytest.mark.skipif(
     not SPLITS.exists(), reason="no shared split files beside this checkout"
@@ -44,54 +79,7 @@ def clip(tmp_path_factory):
     return path.read_bytes()
 
 
-def plant(root, names, data=b""):
-    """Files of these names, all alike."""
-    for folder in {os.path.dirname(name) for name in names}:
-        os.makedirs(os.path.join(root, folder), exist_ok=True)
-    for name in names:
-        with open(os.path.join(root, name), "wb") as file:
-            file.write(data)
-    return root
-
-
-def texts(root, lists, newline="\n"):
-    """Text files of these lines."""
-    for name, lines in lists.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(newline.join([*lines, ""]).encode())
-    return root
-
-
-def refused(*args, **more):
-    """The one line of the error, which the command line turns into exit status 2."""
-    with pytest.raises(MemdpcError) as error:
-        list_dataset(*args, **more)
-    text = str(error.value)
-    assert "\n" not in text and text.encode()  # can be written to any terminal
-    return text
-
-
-def paths(listing):
-    return [entry.path for entry in listing.listed]
-
-
 # ---- UCF101
-
-NAMES = [
-    f"{name}/v_{name}_g{group:02d}_c01.avi" for name in ("Archery", "Biking") for group in (1, 2, 3)
-]
-
-
-def ucf101(root, names, classes=("Archery", "Biking"), newline="\n", lists=None, data=b""):
-    """A small tree in UCF101's layout: `names` as Class/v_Class_gXX_cYY.avi; all in trainlist01 unless `lists` says otherwise."""
-    plant(root, [f"videos/{name}" for name in names], data)
-    lines = {
-        "classInd": [f"{i} {name}" for i, name in enumerate(classes, 1)],
-        "trainlist01": [f"{name} {classes.index(name.split('/')[0]) + 1}" for name in names],
-    } | (lists or {})
-    return texts(
-        root, {f"splits_classification/{name}.txt": text for name, text in lines.items()}, newline
-    )
 
 
 @pytest.fixture
@@ -101,7 +89,10 @@ def tree(tmp_path):
 
 @needs_splits
 def test_ucf101_whole(tmp_path):
-    """The real lists, with CRLF as they come, and a file for each name: the official counts, labels and groups of all three splits."""
+    """The real lists, with CRLF as they come, and a file for each name.
+
+    The official counts, labels and groups of all three splits.
+    """
     root = tmp_path / "UCF101"
     shutil.copytree(SPLITS, root / "ucfTrainTestlist")
     names = sorted(
@@ -155,7 +146,10 @@ def test_ucf101_whole(tmp_path):
 
 @needs_splits
 def test_ucf101_opened(tmp_path, clip):
-    """Real lists cut to three classes, real videos: what `load_dataset` gives is what the lists say."""
+    """Real lists cut to three classes, real videos.
+
+    What `load_dataset` gives is what the lists say.
+    """
     wanted, root = {"ApplyEyeMakeup", "HandstandPushups", "YoYo"}, tmp_path / "UCF101"
     for path in SPLITS.glob("*.txt"):
         lines = [
@@ -332,94 +326,13 @@ def test_wrong_folders_are_one_line(tree, tmp_path):
 
 # ---- HMDB51
 
-ACTIONS = [
-    "brush_hair",
-    "cartwheel",
-    "catch",
-    "chew",
-    "clap",
-    "climb",
-    "climb_stairs",
-    "dive",
-    "draw_sword",
-    "dribble",
-    "drink",
-    "eat",
-    "fall_floor",
-    "fencing",
-    "flic_flac",
-    "golf",
-    "handstand",
-    "hit",
-    "hug",
-    "jump",
-    "kick",
-    "kick_ball",
-    "kiss",
-    "laugh",
-    "pick",
-    "pour",
-    "pullup",
-    "punch",
-    "push",
-    "pushup",
-    "ride_bike",
-    "ride_horse",
-    "run",
-    "shake_hands",
-    "shoot_ball",
-    "shoot_bow",
-    "shoot_gun",
-    "sit",
-    "situp",
-    "smile",
-    "smoke",
-    "somersault",
-    "stand",
-    "swing_baseball",
-    "sword",
-    "sword_exercise",
-    "talk",
-    "throw",
-    "turn",
-    "walk",
-    "wave",
-]
-FILMS = [
-    "Turnk_r_(Pippi_Michel)",
-    "RATRACE",
-    "[Fencing]_1;2_&_more",
-    "April_09_brush_hair_run",
-    "Fight!_Club",
-]
-
-
-def hmdb51(root, actions=ACTIONS, splits="testTrainMulti_7030_splits", videos="videos", data=b""):
-    """HMDB51 as it is: 51 actions x 3 splits, 70 videos of each to train, 30 to test, some to neither; lines end in a space."""
-    for number, action in enumerate(actions):
-        names = [
-            f"{FILMS[i % 5]}_{action}_f_cm_np1_fr_med_{i}.avi" for i in range(101 + number % 9)
-        ]
-        plant(root, [os.path.join(videos, action, name) for name in names], data)
-        for split in 1, 2, 3:
-            order = np.random.default_rng([split, number]).permutation(len(names))
-            marks = {
-                names[i]: "1" if place < 70 else "2" if place < 100 else "0"
-                for place, i in enumerate(order)
-            }
-            texts(
-                root,
-                {
-                    f"{splits}/{action}_test_split{split}.txt": [
-                        f"{name} {marks[name]} " for name in names
-                    ]
-                },
-            )
-    return root
-
 
 def test_hmdb51_whole(tmp_path):
-    """All 51 actions and three splits: 3,570 videos to train and 1,530 to test in each, classes by name, films as groups, nothing missing."""
+    """All 51 actions and three splits.
+
+    3,570 videos to train and 1,530 to test in each, classes by name, films as groups, nothing
+    missing.
+    """
     root = hmdb51(tmp_path / "H")
     for split in 1, 2, 3:
         parts = {
@@ -439,10 +352,13 @@ def test_hmdb51_whole(tmp_path):
                 )
 
 
-@pytest.mark.parametrize("splits", datasets.HMDB51_SPLITS)
+@pytest.mark.parametrize("splits", hmdb51_module.LIST_FOLDERS)
 @pytest.mark.parametrize("videos", ["videos", "hmdb51_org", ""])
 def test_hmdb51_folders(tmp_path, splits, videos):
-    """Where the archives and their users put things, and real videos with names that a shell would not like."""
+    """Where the archives and their users put things.
+
+    And real videos with names that a shell would not like.
+    """
     root = tmp_path / "H"
     name = "Bl[u]e_&_(Red);_part_1!_wave_f_nm_np1_fr_goo_3.avi"
     plant(root, [os.path.join(videos, "wave", name)])
@@ -493,8 +409,11 @@ def test_hmdb51_opened(tmp_path, clip):
     ],
 )
 def test_source_film(name, action, film):
-    """The film is what stands before the action, in whatever case; where the action does not stand there, before its last word."""
-    assert datasets.source_film(name, action) == film
+    """The film is what stands before the action, in whatever case.
+
+    Where the action does not stand there, before its last word.
+    """
+    assert hmdb51_module.source_film(name, action) == film
 
 
 def test_hmdb51_lists_that_lie(tmp_path):
@@ -531,27 +450,15 @@ def test_hmdb51_lists_that_lie(tmp_path):
 
 # ---- Kinetics-400
 
-HEAD = ["label", "youtube_id", "time_start", "time_end", "split"]
-ROWS = [
-    ("riding a bike", "-3B32lodo2M", 59, 69),
-    ("yoga", "aaaaaaaaaaa", 0, 10),
-    ("air drumming", "_bbbb-bbbbb", 123, 133),
-    ("opening, closing", "ccccccccccc", 7, 17),
-]
-FILES = [f"{name}_{start:06d}_{end:06d}.mp4" for _, name, start, end in ROWS]
 
-
-def table(rows=ROWS, head=HEAD, split="train"):
-    text = io.StringIO()
-    csv.writer(text).writerows([head, *((*row, split, 0)[: len(head)] for row in rows)])
-    return text.getvalue().splitlines()
-
-
-@pytest.mark.parametrize("name", sum(datasets.KINETICS_TABLES.values(), []))
+@pytest.mark.parametrize("name", KINETICS_TABLES)
 def test_kinetics400_table_in_every_usual_place(tmp_path, name):
-    """Flat as the archives unpack; missing videos and videos that the table lacks are counted; commas within quotes; `is_cc`, a sixth column."""
+    """Flat as the archives unpack; missing videos and videos that the table lacks are counted.
+
+    Commas within quotes; `is_cc`, a sixth column.
+    """
     subset = "train" if "train" in name else "test"
-    part = datasets.KINETICS_PARTS[subset][-1]
+    part = kinetics.VIDEO_FOLDERS[subset][-1]
     root = plant(tmp_path / "k", [f"{part}/{file}" for file in (*FILES[:3], "mine.mp4")])
     texts(root, {name: table(head=[*HEAD, "is_cc"])})
     found = list_dataset("kinetics400", root, subset=subset)
@@ -565,9 +472,12 @@ def test_kinetics400_table_in_every_usual_place(tmp_path, name):
     assert annotation_files("kinetics400", root) == [name]
 
 
-@pytest.mark.parametrize("part", datasets.KINETICS_PARTS["train"])
+@pytest.mark.parametrize("part", kinetics.VIDEO_FOLDERS["train"])
 def test_kinetics400_labels_are_the_tables(tmp_path, part):
-    """Sorted into folders, one of them wrong: the table's word counts. Classes are those of both tables."""
+    """Sorted into folders, one of them wrong: the table's word counts.
+
+    Classes are those of both tables.
+    """
     root = plant(
         tmp_path / "k", [f"{part}/riding a bike/{FILES[0]}", f"{part}/riding_a_bike/{FILES[1]}"]
     )
@@ -613,7 +523,7 @@ def test_kinetics400_tables_that_lie(tmp_path, name):
 
 
 def test_kinetics400_half_of_the_tables(tmp_path):
-    """With the training table alone, the labels of validation would come from elsewhere: refused."""
+    """With the training table alone, labels of validation would come from elsewhere: refused."""
     root = texts(
         plant(tmp_path / "k", [f"{part}/yoga/{FILES[1]}" for part in ("train", "val")]),
         {"train.csv": table()},
@@ -656,57 +566,14 @@ def test_kinetics400_folders(tmp_path, top):
 
 # ---- Oops!
 
-FAILS = [
-    "34 Funny Kid Nominees - FailArmy Hall Of Fame (May 2017)0",
-    "Best \"Fails\" of the Week #1! 'Ouch'12",
-    "Größter Sturz – Été 20163",
-    " begins with a space7",
-    "日本の失敗 ❤4",
-]
-TIMES = [[2.1, 2.4, -1], [-1, -1, -1], [0, 0.5, 3], None, [1, 1.25, 1.5]]
-
-
-def oops(root, top="oops_dataset/", form="NFC", written="NFC", data=b""):
-    """Oops! as it unpacks: five training videos, three of them filtered, one without times; one for validation. Names and lists in Unicode normal forms."""
-    spelled = {name: unicodedata.normalize(written, name) for name in (*FAILS, "val 1")}
-    plant(
-        root,
-        [f"{top}oops_video/train/{unicodedata.normalize(form, name)}.mp4" for name in FAILS]
-        + [f"{top}oops_video/val/val 1.mp4"],
-        data,
-    )
-    times = {
-        spelled[name]: {
-            "t": t,
-            "len": 9.9,
-            "rel_t": [value / 9.9 for value in t],
-            "stdev": float("nan"),
-            "n_notfound": t.count(-1),
-        }
-        for name, t in zip(FAILS, TIMES)
-        if t
-    } | {"val 1": {"t": [4, 5, 6]}}
-    lists = {
-        "train": FAILS,
-        "val": ["val 1"],
-        "train_filtered": FAILS[::2],
-        "val_filtered": ["val 1"],
-    }
-    texts(
-        root,
-        {
-            f"{top}annotations/{name}.txt": [spelled[fail] for fail in names]
-            for name, names in lists.items()
-        },
-    )
-    texts(root, {f"{top}annotations/transition_times.json": [json.dumps(times)]})
-    return root
-
 
 @pytest.mark.parametrize("form,written", [(a, b) for a in ("NFC", "NFD") for b in ("NFC", "NFD")])
 @pytest.mark.parametrize("top", ["oops_dataset/", ""])
 def test_oops(tmp_path, top, form, written):
-    """Root above or in oops_dataset, both normal forms, filtered and not; NaN beside the times, as Python's own json writes it, does no harm."""
+    """Root above or in oops_dataset, both normal forms, filtered and not.
+
+    NaN beside the times, as Python's own json writes it, does no harm.
+    """
     root = oops(tmp_path / "O", top, form, written)
     names = [f"{top}oops_video/train/{unicodedata.normalize(form, name)}.mp4" for name in FAILS]
     every, filtered = list_dataset("oops", root), list_dataset("oops-filtered", root)
@@ -815,7 +682,10 @@ def test_oops_lists_that_lie(tmp_path):
 
 
 def test_folder(tmp_path):
-    """Labelled by folder, or at any depth without labels; what is no video is no file of the dataset."""
+    """Labelled by folder, or at any depth without labels.
+
+    What is no video is no file of the dataset.
+    """
     root = plant(tmp_path / "f", ["b/2.mp4", "a/1.MP4", "a/3.mkv", "c/notes.txt"])
     found = list_dataset("folder", root)
     assert found.listed == (
@@ -837,7 +707,10 @@ def test_folder(tmp_path):
 
 
 def test_names_that_are_not_text(tmp_path, clip):
-    """Latin-1 names on a UTF-8 system, line ends and escapes in names: listed, read, and written about in one line."""
+    """Latin-1 names on a UTF-8 system, line ends and escapes in names.
+
+    Listed, read, and written about in one line.
+    """
     good, bad = (
         os.fsdecode(b"caf\xe9/v\xff [1] (2) & ; !'\".avi"),
         os.fsdecode(b"caf\xe9/bad\xfe\n\x1b[31m.avi"),
@@ -849,14 +722,17 @@ def test_names_that_are_not_text(tmp_path, clip):
         and found.classes == (os.fsdecode(b"caf\xe9"),)
         and [name for name, _ in found.skipped] == [bad]
     )
-    assert datasets.printable(bad) == "caf\\udce9/bad\\udcfe\\n\\x1b[31m.avi"
+    assert printable(bad) == "caf\\udce9/bad\\udcfe\\n\\x1b[31m.avi"
     (root / good).unlink()
     (root / bad).rename(root / "x\ny.txt")
     assert "no video files" in refused("folder", root)
 
 
 def test_links(tmp_path):
-    """Followed, never in circles, never to a folder under a second name, and whatever is not entered is named."""
+    """Followed, never in circles, never to a folder under a second name.
+
+    And whatever is not entered is named.
+    """
     root = plant(tmp_path / "data/f", ["a/1.avi"])
     plant(tmp_path / "elsewhere", ["2.avi", "in/3.avi"])
     (root / "b").symlink_to(tmp_path / "elsewhere")
@@ -873,7 +749,7 @@ def test_links(tmp_path):
     (root / "a/round.avi").symlink_to("round.avi")
     (root / "c").symlink_to(tmp_path / "elsewhere/in")
     missing = []
-    assert below(root, "", missing) == [
+    assert video_paths(root, "", missing) == [
         "a/1.avi",
         "a/gone.avi",
         "a/round.avi",
@@ -893,14 +769,19 @@ def test_links(tmp_path):
 
 
 def test_links_that_would_take_forever(tmp_path):
-    """Thirty floors with two links each to the next: a thousand million ways down, and every folder is entered once."""
+    """Thirty floors with two links each to the next.
+
+    A thousand million ways down, and every folder is entered once.
+    """
     for floor in range(30):
         (tmp_path / f"f/{floor:02d}").mkdir(parents=True)
         for name in "ab":
             (tmp_path / f"f/{floor:02d}/{name}").symlink_to(tmp_path / f"f/{floor + 1:02d}")
     plant(tmp_path / "f/29", ["x.avi"])
     missing = []
-    assert below(tmp_path / "f/00", "", missing) == ["a/" * 29 + "x.avi"] and len(missing) == 29
+    assert (
+        video_paths(tmp_path / "f/00", "", missing) == ["a/" * 29 + "x.avi"] and len(missing) == 29
+    )
 
 
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
@@ -930,16 +811,16 @@ def test_folders_as_deep_as_the_system_allows(tmp_path):
     os.close(place)
     missing = []
     assert (
-        below(tmp_path, "", missing) == []
+        video_paths(tmp_path, "", missing) == []
         and len(missing) == 1
         and "File name too long" in missing[0][1]
     )
     plant(tmp_path, ["deep/1.avi"])
-    assert below(tmp_path) == ["deep/1.avi"]
+    assert video_paths(tmp_path) == ["deep/1.avi"]
 
 
 def test_listing_asks_folders_not_files(tmp_path, monkeypatch):
-    """Ten thousand files in a hundred folders: no question about a single file, and well under a second."""
+    """Ten thousand files in a hundred folders, and no question about a single file."""
     root = plant(tmp_path / "f", [f"{i // 100:03d}/{i:05d}.mp4" for i in range(10_000)])
     asked = []
     for name in "stat", "lstat":
@@ -965,45 +846,33 @@ word = st.text("aAäÄa\u0308b/ß", min_size=1, max_size=4)
 
 @given(found=st.lists(word, unique=True, max_size=12), names=st.lists(word, max_size=12))
 def test_compare_loses_nothing(found, names):
-    """Every name is there or absent; exact names stand for themselves; what differs in case or normal form alone is found; strays are the rest."""
+    """Every name is there or absent; exact names stand for themselves.
+
+    What differs in case or normal form alone is found; strays are the rest.
+    """
     listed = [Listed(name, i) for i, name in enumerate(names)]
-    there, absent = compare(found, listed)
+    there, absent = match_files(found, listed)
     assert len(there) + len(absent) == len(names) and {entry.path for entry in there} <= set(found)
     for entry in there:
         name = names[entry.label]
         assert (
             entry.path == name
             if name in found
-            else datasets.loose(entry.path) == datasets.loose(name) and entry.path not in names
+            else normalize_name(entry.path) == normalize_name(name) and entry.path not in names
         )
     for name, _ in absent:
         assert name not in found
     assert {entry.path for entry in there} | {
-        path for path, _ in unlisted(found, listed, "")
+        path for path, _ in find_unlisted(found, listed, "")
     } == set(found)
-
-
-def build(name, root):
-    """A tree in the layout of a dataset, with something for testing where there can be."""
-    if name == "ucf101":
-        ucf101(root, NAMES, lists={"testlist01": [NAMES[0]]})
-    elif name == "hmdb51":
-        hmdb51(root, ["run", "wave"], "test_train_splits/testTrainMulti_7030_splits", "hmdb51_org")
-    elif name == "kinetics400":
-        texts(
-            plant(root, [f"{part}/{file}" for part in ("train", "val") for file in FILES]),
-            {"train.csv": table(), "annotations/val.csv": table()},
-        )
-    elif name == "folder":
-        plant(root, ["a/1.avi", "b/2.avi"])
-    else:
-        oops(root)
-    return root
 
 
 @pytest.mark.parametrize("name", ["ucf101", "hmdb51", "kinetics400", "oops", "oops-filtered"])
 def test_spoiled_lists(tmp_path, name):
-    """Truncated anywhere, bytes flipped, pieces repeated: a listing of files that are there, or one line."""
+    """Truncated anywhere, bytes flipped, pieces repeated.
+
+    A listing of files that are there, or one line.
+    """
     root, rng, ends = build(name, tmp_path / "it"), np.random.default_rng(0), Counter()
     for i in range(150):
         path = root / (files := annotation_files(name, root))[i % len(files)]
@@ -1036,7 +905,7 @@ def test_spoiled_lists(tmp_path, name):
     "name", ["ucf101", "hmdb51", "kinetics400", "oops", "oops-filtered", "folder"]
 )
 def test_annotation_files_make_a_copy_a_dataset(tmp_path, name):
-    """The files of `annotation_files` and the listed videos, put elsewhere, are the same dataset."""
+    """The files of `annotation_files` and the videos, copied elsewhere, are the same dataset."""
     root, other = tmp_path / "it", tmp_path / "copy"
     build(name, root)
     plant(root, ["notes/other.csv", "readme.md"])
