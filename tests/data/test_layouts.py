@@ -43,6 +43,7 @@ from memdpc.data.layouts import (
     Listed,
     Listing,
     annotation_files,
+    kinetics,
     list_dataset,
     normalize_name,
     number_of_splits,
@@ -50,7 +51,6 @@ from memdpc.data.layouts import (
     video_paths,
 )
 from memdpc.data.layouts import hmdb51 as hmdb51_module
-from memdpc.data.layouts import kinetics
 from memdpc.data.layouts.listing import find_unlisted, match_files
 from memdpc.data.video import write_video
 from memdpc.data.videos import load_dataset
@@ -688,22 +688,195 @@ def test_folder(tmp_path):
     """
     root = plant(tmp_path / "f", ["b/2.mp4", "a/1.MP4", "a/3.mkv", "c/notes.txt"])
     found = list_dataset("folder", root)
-    assert found.listed == (
-        Listed("a/1.MP4", 0),
-        Listed("a/3.mkv", 0),
-        Listed("b/2.mp4", 1),
-    ) and found.classes == ("a", "b")
+    assert found.listed == (Listed("a/1.MP4", 0), Listed("a/3.mkv", 0), Listed("b/2.mp4", 1))
+    assert found.classes == ("a", "b")
     for extra in "deep/er/4.mp4", "5.webm":
         found = list_dataset("folder", plant(root, [extra]))
-        assert (
-            extra in paths(found)
-            and found.classes == ()
-            and {entry.label for entry in found.listed} == {-1}
-        )
+        assert extra in paths(found)
+        assert found.classes == ()
+        assert {entry.label for entry in found.listed} == {-1}
         (root / extra).unlink()
-    assert "no test videos" in refused("folder", root, subset="test")
+    text = refused("folder", root, subset="test")
+    assert "no test videos" in text
+    assert "train/class/name.mp4" in text
+    assert "--dataset csv" in text
     (tmp_path / "empty").mkdir()
     assert "no video files" in refused("folder", tmp_path / "empty")
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_folder_with_train_and_test(tmp_path, test):
+    """Classes are those of train, so each keeps its number; what lies in no class is named."""
+    train = ["train/run/1.mp4", "train/jump/2.mp4", "train/walk/deep/3.mp4"]
+    root = plant(tmp_path / "f", [*train, f"{test}/run/4.mp4", f"{test}/walk/5.mp4"])
+    plant(root, ["train/stray.mp4", f"{test}/stray.mp4", "elsewhere/6.mp4"])
+    found = list_dataset("folder", root)
+    assert found.classes == ("jump", "run", "walk")
+    assert found.listed == (Listed(train[1], 0), Listed(train[0], 1), Listed(train[2], 2))
+    assert found.missing == (("train/stray.mp4", "lies in no class, as train/class/name.mp4"),)
+    found = list_dataset("folder", root, subset="test")
+    assert found.classes == ("jump", "run", "walk")
+    assert found.listed == (Listed(f"{test}/run/4.mp4", 1), Listed(f"{test}/walk/5.mp4", 2))
+    plant(root, [f"{test}/swim/7.mp4"])
+    assert f"{test} has the class 'swim', which train lacks" in refused(
+        "folder", root, subset="test"
+    )
+    assert len(list_dataset("folder", root).listed) == 3
+
+
+def test_folder_with_train_and_test_without_labels(tmp_path):
+    root = plant(tmp_path / "f", ["train/1.mp4", "train/2.mp4", "test/3.mp4"])
+    assert paths(list_dataset("folder", root)) == ["train/1.mp4", "train/2.mp4"]
+    test = list_dataset("folder", root, subset="test")
+    assert test.listed == (Listed("test/3.mp4"),)
+    assert test.classes == ()
+
+
+def test_folder_with_train_alone(tmp_path):
+    """It is the training part; but beside other classes `train` is a class like them."""
+    root = plant(tmp_path / "f", ["train/run/1.mp4", "train/jump/2.mp4"])
+    assert list_dataset("folder", root).classes == ("jump", "run")
+    assert "no folder test or val" in refused("folder", root, subset="test")
+    vehicles = plant(tmp_path / "v", ["train/1.mp4", "bus/2.mp4"])
+    assert list_dataset("folder", vehicles).classes == ("bus", "train")
+    empty = plant(tmp_path / "e", ["train/run/1.mp4", "test/notes.txt"])
+    assert "test: no video files" in refused("folder", empty, subset="test")
+
+
+# ---- csv
+
+TRAIN = ["path,label,group", "a/1.mp4,run,home", "2.mp4,jump,park", "b/3.mp4,run,"]
+
+
+def csv_tree(root, train=TRAIN, test=("path,label", "4.mp4,run")):
+    plant(root, ["a/1.mp4", "2.mp4", "b/3.mp4", "4.mp4"])
+    return texts(root, {"train.csv": train, "test.csv": test})
+
+
+@pytest.mark.parametrize("newline,mark", [("\n", ""), ("\r\n", "\ufeff")])
+def test_csv(tmp_path, newline, mark):
+    """Labels, groups and order are the table's; a file that no table names is counted."""
+    root = csv_tree(tmp_path / "c")
+    texts(root, {"train.csv": [mark + TRAIN[0], *TRAIN[1:]]}, newline)
+    plant(root, ["mine.mp4"])
+    found = list_dataset("csv", root)
+    assert found.classes == ("jump", "run")
+    assert found.listed == (
+        Listed("a/1.mp4", 1, "home"),
+        Listed("2.mp4", 0, "park"),
+        Listed("b/3.mp4", 1),
+    )
+    assert found.missing == (("mine.mp4", "is in neither train.csv nor test.csv"),)
+    found = list_dataset("csv", root, subset="test")
+    assert found.listed == (Listed("4.mp4", 1),)
+    assert found.classes == ("jump", "run")
+    assert annotation_files("csv", root) == ["test.csv", "train.csv"]
+
+
+def test_csv_counts_what_is_missing_and_listed_twice(tmp_path):
+    root = csv_tree(tmp_path / "c", [*TRAIN, "gone.mp4,run,", "a/../2.mp4,run,"])
+    assert list_dataset("csv", root).missing == (
+        ("gone.mp4", "no such file"),
+        ("2.mp4", "is listed twice"),
+    )
+
+
+def test_csv_needs_no_test_and_takes_any_suffix(tmp_path):
+    """Numbers are sorted by value: label 10 after label 9."""
+    rows = [f"{label}.video,{label}" for label in (10, 9, 0)]
+    root = plant(tmp_path / "c", ["10.video", "9.video", "0.video"])
+    texts(root, {"train.csv": ["path, label", *rows]})
+    found = list_dataset("csv", root)
+    assert found.classes == ("0", "9", "10")
+    assert found.listed == (Listed("10.video", 2), Listed("9.video", 1), Listed("0.video", 0))
+    assert "test.csv: no such file" in refused("csv", root, subset="test")
+
+
+WRONG_TABLES = {
+    "no column path": (["file,label", "2.mp4,run"], "no column 'path'"),
+    "no column label": (["path,class", "2.mp4,run"], "no column 'label'"),
+    "other separator": (["path;label", "2.mp4;run"], "no column 'path'"),
+    "empty": ([], "no column 'path'"),
+    "no rows": (["path,label"], "lists no video"),
+    "no label": (["path,label", "2.mp4,"], "line 2: no path or no label"),
+    "no path": (["path,label", ",run"], "line 2: no path or no label"),
+    "short row": (["path,label", "2.mp4"], "line 2: no path or no label"),
+    "a path that leads out": (["path,label", "a/../../x.mp4,run"], "leads out"),
+    "a path from the top": (["path,label", "/etc/passwd,run"], "leads out"),
+    "cut in a quote": (["path,label", '"2.mp4,run'], "unexpected end"),
+    "a binary file": (["\0\1"], "no text file"),
+    "nothing there": (["path,label", "x.mp4,run"], "none of the listed videos is there"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TABLES)
+def test_csv_tables_that_lie(tmp_path, name):
+    """One line each, and it names the table."""
+    lines, reason = WRONG_TABLES[name]
+    text = refused("csv", csv_tree(tmp_path / "c", lines))
+    assert reason in text
+    assert "train.csv" in text or name == "nothing there"
+
+
+def test_csv_label_that_only_the_test_has(tmp_path):
+    root = csv_tree(tmp_path / "c", test=["path,label", "4.mp4,swim"])
+    text = refused("csv", root, subset="test")
+    assert "4.mp4 has the label 'swim', which train.csv lacks" in text
+    assert len(list_dataset("csv", root).listed) == 3
+    (root / "train.csv").unlink()
+    assert "train.csv: no such file" in refused("csv", root)
+
+
+# ---- datasets of one's own
+
+
+@pytest.fixture
+def own_name():
+    """A name that is free again after the test."""
+    yield "mine"
+    DATASETS._values.pop("mine", None)
+
+
+def list_mine(root, split, subset):
+    """Every video of the folder `subset`N, all of one class."""
+    listed = [Listed(path, 0) for path in video_paths(root, f"{subset}{split}")]
+    return Listing(["thing"], listed)
+
+
+def test_a_dataset_of_ones_own(tmp_path, own_name):
+    """Registered under a name it is listed, loaded and copied like the others."""
+    root = plant(tmp_path / "m", ["train1/a.mp4", "train2/b.mp4", "test2/c.mp4"])
+    texts(root, {"notes/list.txt": ["x"]})
+    for _ in range(2):  # a notebook's cell may run twice
+        register_dataset(own_name, list_mine, splits=2, annotations=["notes/*.txt"])
+    assert number_of_splits(own_name) == 2
+    assert paths(list_dataset(own_name, root, 2)) == ["train2/b.mp4"]
+    assert annotation_files(own_name, root) == ["notes/list.txt"]
+    assert "mine has 2" in refused(own_name, root, split=3)
+    with pytest.raises(ConfigError, match="registered already"):
+        register_dataset("ucf101", list_mine)
+    with pytest.raises(ConfigError, match="mine"):
+        list_dataset("unknown", root)
+
+
+def test_functions_that_return_something_else(tmp_path, own_name):
+    """One line that names the dataset, and no surprise later."""
+    plant(tmp_path, ["a.mp4"])
+    returned = {"list": ["a.mp4"], "label 3": Listing(["thing"], [Listed("a.mp4", 3)])}
+    for wanted, value in returned.items():
+        DATASETS._values.pop(own_name, None)
+        register_dataset(own_name, lambda root, split, subset, value=value: value)
+        assert wanted in refused(own_name, tmp_path)
+
+
+def test_every_layout_has_splits_and_its_lists():
+    """One entry carries function, splits and patterns."""
+    assert set(LAYOUTS) <= set(DATASETS.names())
+    assert [number_of_splits(name) for name in LAYOUTS] == [3, 3, 1, 1, 1, 1, 1]
+    assert all(DATASETS[name].annotations for name in LAYOUTS if name != "folder")
+
+
+# ---- folders, links and names
 
 
 def test_names_that_are_not_text(tmp_path, clip):
@@ -823,20 +996,20 @@ def test_listing_asks_folders_not_files(tmp_path, monkeypatch):
     """Ten thousand files in a hundred folders, and no question about a single file."""
     root = plant(tmp_path / "f", [f"{i // 100:03d}/{i:05d}.mp4" for i in range(10_000)])
     asked = []
-    for name in "stat", "lstat":
-        monkeypatch.setattr(
-            os,
-            name,
-            lambda path, *args, call=getattr(os, name), **more: (
-                asked.append(path) or call(path, *args, **more)
-            ),
-        )
+
+    def watch(call):
+        def watched(path, *args, **more):
+            asked.append(str(path))
+            return call(path, *args, **more)
+
+        return watched
+
+    monkeypatch.setattr(os, "stat", watch(os.stat))
+    monkeypatch.setattr(os, "lstat", watch(os.lstat))
     found = list_dataset("folder", root)
-    assert (
-        len(found.listed) == 10_000
-        and len(found.classes) == 100
-        and not any(str(path).endswith(".mp4") for path in asked)
-    )
+    assert len(found.listed) == 10_000
+    assert len(found.classes) == 100
+    assert not any(path.endswith(".mp4") for path in asked)
 
 
 # ---- comparing names, and copies
@@ -867,7 +1040,7 @@ def test_compare_loses_nothing(found, names):
     } == set(found)
 
 
-@pytest.mark.parametrize("name", ["ucf101", "hmdb51", "kinetics400", "oops", "oops-filtered"])
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "folder"])
 def test_spoiled_lists(tmp_path, name):
     """Truncated anywhere, bytes flipped, pieces repeated.
 
@@ -901,9 +1074,7 @@ def test_spoiled_lists(tmp_path, name):
     assert min(ends["listed"], ends["refused"]) > 5
 
 
-@pytest.mark.parametrize(
-    "name", ["ucf101", "hmdb51", "kinetics400", "oops", "oops-filtered", "folder"]
-)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_annotation_files_make_a_copy_a_dataset(tmp_path, name):
     """The files of `annotation_files` and the videos, copied elsewhere, are the same dataset."""
     root, other = tmp_path / "it", tmp_path / "copy"
