@@ -29,11 +29,14 @@ ENCODERS = {  # what issue 3 names: (encoder, options, pixel format, containers)
     "libvpx-vp9": (VP9, "yuv420p", ("mp4", "mkv", "webm")),
     "mjpeg": ({}, "yuvj420p", ("avi", "mp4", "mkv")),
 }
-# Runs the command and tells, besides, how much memory its largest process took: the worker processes are its children's children.
+# Runs the command, and tells how much memory its largest process took: the workers are its
+# children's children.
 WATCHED = """
 import json, resource, subprocess, sys
-done = subprocess.run([sys.executable, '-m', 'memdpc', *sys.argv[1:]], capture_output=True, text=True)
-print(json.dumps([done.returncode, done.stdout, done.stderr, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+words = [sys.executable, '-m', 'memdpc', *sys.argv[1:]]
+done = subprocess.run(words, capture_output=True, text=True)
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([done.returncode, done.stdout, done.stderr, peak]))
 """
 
 
@@ -189,7 +192,8 @@ def test_training_among_a_thousand_corrupted_files(corpus, tmp_path):
     It comes to its end, names the broken ones, and reads every other one.
     """
     env = os.environ | {"MEMDPC_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    sizes = "--preset demo --img_size 32 --num_blocks 3 --block_len 2 --pred_steps 1 --mem_size 16 --epochs 1 --val_fraction 0 --num_workers 2 --device cpu"
+    sizes = "--preset demo --img_size 32 --num_blocks 3 --block_len 2 --pred_steps 1 --mem_size 16"
+    sizes += " --epochs 1 --val_fraction 0 --num_workers 2 --device cpu"
     done = subprocess.run(
         [
             sys.executable,
