@@ -216,18 +216,18 @@ def test_training_among_a_thousand_corrupted_files(corpus, tmp_path):
     )
     status, _, noise, memory = json.loads(done.stdout)
     assert status == 0, noise[-2000:]
-    figures = json.loads((tmp_path / "run/metrics.json").read_text())
-    print(f"\nlargest process {memory / 1e3:.0f} MB\n", figures)
+    results = json.loads((tmp_path / "run/metrics.json").read_text())
+    print(f"\nlargest process {memory / 1e3:.0f} MB\n", results)
     assert (
-        figures["videos"] + figures["skipped"] == 14 * 73
-        and figures["skipped"] > 100
-        and figures["steps"] == figures["videos"] // 16
+        results["videos"] + results["skipped"] == 14 * 73
+        and results["skipped"] > 100
+        and results["steps"] == results["videos"] // 16
     )
     assert all(line.isprintable() for line in noise.splitlines()) and "Traceback" not in noise
     left_out = [line for line in noise.splitlines() if line.startswith("left out: ")]
     assert (
         len(left_out) == 101
-        and left_out[-1] == f"left out: {figures['skipped'] - 100} more"
+        and left_out[-1] == f"left out: {results['skipped'] - 100} more"
         and all(": " in line[10:] for line in left_out[:-1])
     )
 

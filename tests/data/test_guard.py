@@ -230,7 +230,7 @@ def test_what_an_exit_status_says_of_a_file(tmp_path):
 
 @linux
 def test_closing_the_iterator_ends_all_workers(many):
-    """As Ctrl-C does, and an error of whoever takes the entries."""
+    """As Ctrl-C does, and an error of the one who takes the entries."""
     files = sorted(str(path) for path in many.glob("*.avi"))
     answers = run_guarded(describe, files, 2, 60.0)
     next(answers)

@@ -292,7 +292,7 @@ def test_a_copy_tells_its_quality_and_is_known(copied):
     }
 
 
-def test_the_same_bytes_whoever_works(copied, tmp_path):
+def test_the_same_bytes_from_any_number_of_workers(copied, tmp_path):
     """One process or two, guarded or not: the same tree."""
     kinds = {
         name: KINDS[name]
