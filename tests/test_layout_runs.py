@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_datasets import FAILS, FILES, NAMES, oops, plant, table, texts, ucf101
+from trees import FAILS, FILES, NAMES, oops, plant, table, texts, ucf101
 
 from memdpc.data.clips import Clips
 from memdpc.data.layouts import DATASETS, list_dataset
