@@ -45,6 +45,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/memdpc', 'doc_host': '', '
                                    'memdpc.data.clips.Random': ('data/clips.html#random', 'memdpc/data/clips.py'),
                                    'memdpc.data.clips.Random.counts': ('data/clips.html#random.counts', 'memdpc/data/clips.py'),
                                    'memdpc.data.clips.Random.start': ('data/clips.html#random.start', 'memdpc/data/clips.py'),
+                                   'memdpc.data.clips._check_sizes': ('data/clips.html#_check_sizes', 'memdpc/data/clips.py'),
                                    'memdpc.data.clips._clip_or_next': ('data/clips.html#_clip_or_next', 'memdpc/data/clips.py'),
                                    'memdpc.data.clips.clip_places': ('data/clips.html#clip_places', 'memdpc/data/clips.py'),
                                    'memdpc.data.clips.draw_clip': ('data/clips.html#draw_clip', 'memdpc/data/clips.py'),

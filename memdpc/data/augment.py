@@ -28,7 +28,8 @@ def draw_crop(
 ) -> Crop:
     """A random box `(x, y, width, height)` in pixels, drawn as the released code does."""
     for _ in range(10):
-        area = width * height * rng.uniform(min_area, max_area)
+        share = rng.uniform(min_area, max_area)
+        area = width * height * share
         aspect = rng.uniform(1 / max_aspect, max_aspect)
         w = round(math.sqrt(area * aspect))
         h = round(math.sqrt(area / aspect))
@@ -70,12 +71,19 @@ class Augment:
         if self.min_area < 1:
             crop = draw_crop(rng, width, height, self.min_area)
         flip = bool(rng.random() < self.flip)
-        ranges = (self.brightness, self.contrast, self.saturation, self.hue, self.channel_copy)
+        ranges = (
+            self.brightness,
+            self.contrast,
+            self.saturation,
+            self.hue,
+            self.channel_copy,
+        )
         if not any(ranges):
             return crop, flip, {}
         draws = num_frames if self.per_frame else 1
-        colour = np.stack([_draw_colour(self, rng) for _ in range(draws)])
-        return crop, flip, {"colour": np.broadcast_to(colour, (num_frames, 5)).copy()}
+        rows = [_draw_colour(self, rng) for _ in range(draws)]
+        colour = np.broadcast_to(rows, (num_frames, 5))
+        return crop, flip, {"colour": colour.copy()}
 
 
 # %% ../../nbs/data/03_augment.ipynb #1cb820a9
@@ -87,10 +95,17 @@ def _draw_colour(augment: Augment, rng: np.random.Generator) -> np.ndarray:
     *places, change, copy = rng.random(6).tolist()  # plain floats: quicker than so small arrays
     numbers = [1.0, 1.0, 1.0, 0.0]
     if change < augment.probability:
-        ranges = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
+        ranges = (
+            augment.brightness,
+            augment.contrast,
+            augment.saturation,
+            augment.hue,
+        )
         for i, (place, half_width) in enumerate(zip(places, ranges)):
             numbers[i] += half_width * (2 * place - 1)
-    channel = rng.integers(3) if copy < augment.channel_copy else -1
+    channel = -1
+    if copy < augment.channel_copy:
+        channel = rng.integers(3)
     return np.array([*numbers, channel], dtype=np.float32)
 
 
@@ -119,8 +134,19 @@ def _colour_turns(saturation: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     sin = saturation * torch.sin(angle)
     zero = torch.zeros_like(turn)
     one = torch.ones_like(turn)
-    entries = [one, zero, zero, zero, cos, sin, zero, -sin, cos]
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+    entries = [
+        one,
+        zero,
+        zero,
+        zero,
+        cos,
+        sin,
+        zero,
+        -sin,
+        cos,
+    ]
+    matrix = torch.stack(entries, -1)  # [..., 9]
+    return matrix.unflatten(-1, (3, 3))
 
 
 # %% ../../nbs/data/03_augment.ipynb #651861ac
@@ -129,15 +155,17 @@ def colour_maps(colour: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor,
 
     `colour [..., 5]` are the numbers of `Augment.draw`, `mean [..., 3]` the frames' mean colours.
     """
-    to_yiq = torch.as_tensor(_TO_YIQ, dtype=mean.dtype, device=mean.device)
-    to_rgb = torch.as_tensor(_TO_RGB, dtype=mean.dtype, device=mean.device)
-    eye = torch.eye(3, dtype=mean.dtype, device=mean.device)
-    brightness, contrast, saturation, turn = colour[..., :4].to(mean.dtype).unbind(-1)
-    copies = _channel_copies(colour[..., 4], eye)
+    like = {"dtype": mean.dtype, "device": mean.device}
+    to_yiq = torch.as_tensor(_TO_YIQ, **like)
+    to_rgb = torch.as_tensor(_TO_RGB, **like)
+    eye = torch.eye(3, **like)
+    *numbers, channel = colour.unbind(-1)  # each [...]
+    brightness, contrast, saturation, turn = (number.to(mean.dtype) for number in numbers)
+    copies = _channel_copies(channel, eye)
     turns = _colour_turns(saturation, turn)
 
-    strength = (brightness * contrast)[..., None, None]
-    A = strength * to_rgb @ turns @ to_yiq @ copies  # [..., 3, 3]
+    strength = brightness * contrast
+    A = strength[..., None, None] * to_rgb @ turns @ to_yiq @ copies  # [..., 3, 3]
 
     copied_mean = (copies @ mean[..., None])[..., 0]  # [..., 3]
     mean_luma = copied_mean @ to_yiq[0]  # [...]
@@ -168,16 +196,23 @@ def normalize_clips(
     white = ((1 - mean) / std).tolist()
     A, b = _byte_maps(clip, colour, mean, std)
     out = torch.empty(clip.shape, device=clip.device)
-    at_once = 1 if clip.device.type == "cpu" else B * N  # blocks
+    on_cpu = clip.device.type == "cpu"
+    at_once = 1 if on_cpu else B * N  # blocks
     sources = clip.flatten(0, 1).split(at_once)  # each [blocks, 3, T, H, W]
     targets = out.flatten(0, 1).split(at_once)
     matrices = A.split(at_once * T)
     shifts = b.split(at_once * T)
     for source, target, matrix, shift in zip(sources, targets, matrices, shifts):
-        x = source.float().transpose(1, 2).reshape(-1, 3, H * W)  # a row a frame
-        mapped = torch.baddbmm(shift, matrix, x).view(-1, T, 3, H, W)
-        for i in range(3):
-            torch.clamp(mapped[:, :, i], black[i], white[i], out=target[:, i])
+        x = source.float().transpose(1, 2)  # [blocks, T, 3, H, W]
+        frames = x.reshape(-1, 3, H * W)
+        mapped = torch.baddbmm(shift, matrix, frames).view(x.shape)
+        for i, (low, high) in enumerate(zip(black, white)):
+            torch.clamp(
+                mapped[:, :, i],
+                low,
+                high,
+                out=target[:, i],
+            )
     return out
 
 
@@ -191,8 +226,13 @@ def _byte_maps(
     """`(A [B*N*T, 3, 3], b [B*N*T, 3, 1])`: for each frame from bytes to normalised colours."""
     B, N, _, T, H, W = clip.shape
     if colour is None:
-        colour = torch.tensor(_UNCHANGED, device=clip.device).expand(B, N * T, 5)
-    sums = clip.flatten(-2).sum(-1, dtype=torch.float32)  # [B, N, 3, T]
-    colour_means = sums.transpose(2, 3) / (255 * H * W)  # [B, N, T, 3]
-    A, b = colour_maps(colour.reshape(-1, 5), colour_means.flatten(0, 2))
-    return A / (255 * std[:, None]), ((b - mean) / std)[..., None]
+        unchanged = torch.tensor(_UNCHANGED, device=clip.device)
+        colour = unchanged.expand(B, N * T, 5)
+    pixels = clip.flatten(-2)  # [B, N, 3, T, H*W]
+    sums = pixels.sum(-1, dtype=torch.float32)
+    means = sums.transpose(2, 3) / (255 * H * W)  # [B, N, T, 3]
+    frames = colour.reshape(-1, 5)  # [B*N*T, 5]
+    A, b = colour_maps(frames, means.flatten(0, 2))
+    A = A / (255 * std[:, None])
+    b = (b - mean) / std
+    return A, b[..., None]

@@ -39,7 +39,8 @@ def stride(sizes: ClipSizes) -> float:
 
 def reach(sizes: ClipSizes) -> float:
     """From a clip's first place to its last, in frames or in seconds."""
-    return (sizes.num_blocks * sizes.block_len - 1) * stride(sizes)
+    steps = sizes.num_blocks * sizes.block_len - 1
+    return steps * stride(sizes)
 
 
 # %% ../../nbs/data/04_clips.ipynb #1805ad70
@@ -59,7 +60,9 @@ def room(sizes: ClipSizes, info: VideoInfo) -> float:
 # %% ../../nbs/data/04_clips.ipynb #37572975
 def span(sizes: ClipSizes) -> float:
     """How much of a video a clip covers: frames, its first and last counted, or seconds."""
-    return reach(sizes) if sizes.time_stride else reach(sizes) + 1
+    if sizes.time_stride:
+        return reach(sizes)
+    return reach(sizes) + 1
 
 
 def is_short(sizes: ClipSizes, info: VideoInfo) -> bool:
@@ -70,7 +73,8 @@ def is_short(sizes: ClipSizes, info: VideoInfo) -> bool:
 # %% ../../nbs/data/04_clips.ipynb #2b1beec3
 def clip_places(sizes: ClipSizes, start: float) -> np.ndarray:
     """Where the frames of a clip lie: `[N*T]` frame numbers, or seconds."""
-    return start + stride(sizes) * np.arange(sizes.num_blocks * sizes.block_len)
+    steps = np.arange(sizes.num_blocks * sizes.block_len)
+    return start + stride(sizes) * steps
 
 
 def frames_at(sizes: ClipSizes, info: VideoInfo, places: np.ndarray) -> np.ndarray:
@@ -82,7 +86,8 @@ def frames_at(sizes: ClipSizes, info: VideoInfo, places: np.ndarray) -> np.ndarr
 
 def to_blocks(frames: np.ndarray, num_blocks: int) -> np.ndarray:
     """uint8 [N*T, H, W, 3] to [N, 3, T, H, W]."""
-    blocks = frames.reshape(num_blocks, -1, *frames.shape[1:])  # [N, T, H, W, 3]
+    picture = frames.shape[1:]
+    blocks = frames.reshape(num_blocks, -1, *picture)  # [N, T, H, W, 3]
     return np.ascontiguousarray(blocks.transpose(0, 4, 1, 2, 3))
 
 
@@ -95,7 +100,13 @@ class Random:
         """How many clips each video has: int [V]."""
         return np.ones(len(clips.videos), int)
 
-    def start(self, clips: "Clips", limit: float, which: int, rng: np.random.Generator) -> float:
+    def start(
+        self,
+        clips: "Clips",
+        limit: float,
+        which: int,
+        rng: np.random.Generator,
+    ) -> float:
         """Where the clip begins, in frames or in seconds."""
         if clips.time_stride:
             return rng.uniform(0, limit)
@@ -120,13 +131,20 @@ class Even:
         """How many clips each video has: int [V]."""
         return np.full(len(clips.videos), self.count)
 
-    def start(self, clips: "Clips", limit: float, which: int, rng: np.random.Generator) -> float:
+    def start(
+        self,
+        clips: "Clips",
+        limit: float,
+        which: int,
+        rng: np.random.Generator,
+    ) -> float:
         """Where clip number `which` begins, in frames or in seconds; nothing is drawn."""
         if self.count == 1:
             return limit / 2 if clips.time_stride else limit // 2
+        gaps = self.count - 1
         if clips.time_stride:
-            return limit * (which / (self.count - 1))
-        return round(limit * which / (self.count - 1))
+            return limit * (which / gaps)
+        return round(limit * which / gaps)
 
 
 # %% ../../nbs/data/04_clips.ipynb #d6c69b2d
@@ -145,11 +163,17 @@ class Every:
 
     def counts(self, clips: "Clips") -> np.ndarray:
         """How many clips each video has: int [V]; looks at every video."""
-        rooms = np.array([room(clips, video.info) for video in clips.videos.videos])
+        rooms = [room(clips, video.info) for video in clips.videos.videos]
         steps = np.maximum(rooms, 0) // self.distance(clips)
         return steps.astype(int) + 1
 
-    def start(self, clips: "Clips", limit: float, which: int, rng: np.random.Generator) -> float:
+    def start(
+        self,
+        clips: "Clips",
+        limit: float,
+        which: int,
+        rng: np.random.Generator,
+    ) -> float:
         """Where window number `which` begins, in frames or in seconds; nothing is drawn."""
         return which * self.distance(clips)
 
@@ -157,7 +181,9 @@ class Every:
         """From one window to the next; where half the span is less than a frame, a stride."""
         if self.step is not None:
             return self.step
-        half = span(clips) / 2 if clips.time_stride else span(clips) // 2
+        half = span(clips) / 2
+        if not clips.time_stride:
+            half = int(half)
         return half or stride(clips)
 
 
@@ -166,11 +192,11 @@ class Every:
 class Clips:
     """Clips of a `VideoList`, each a function of `(seed, epoch, index)` and the files.
 
-    `clips[epoch, index]` is a clip; an index alone means epoch 0. An item is a dict of `clip` uint8 [N, 3, T, H, W], `valid` bool
-    [N] (all frames of the block are real, none is past the video's end), `start` (a frame's number,
-    or seconds), `label`, `index`, `broken` (1 where the next video stands in for one that cannot be
-    read any more) and what `augment` adds. Raises `DatasetError` where a hundred videos in a row
-    cannot be read, `ValueError` for impossible sizes.
+    `clips[epoch, index]` is a clip; an index alone means epoch 0. An item is a dict of `clip` uint8
+    [N, 3, T, H, W], `valid` bool [N] (all frames of the block are real, none is past the video's
+    end), `start` (a frame's number, or seconds), `label`, `index`, `broken` (1 where the next video
+    stands in for one that cannot be read any more) and what `augment` adds. Raises `DatasetError`
+    where a hundred videos in a row cannot be read, `ValueError` for impossible sizes.
     """
 
     videos: VideoList
@@ -185,11 +211,7 @@ class Clips:
     time_stride: float | None = None  # seconds from frame to frame, instead of `frame_stride`
 
     def __post_init__(self) -> None:
-        sizes = (self.num_blocks, self.block_len, self.frame_stride, self.img_size)
-        if min(sizes) < 1:
-            raise ValueError("the sizes of clips must be 1 or more")
-        if self.time_stride is not None and not self.time_stride > 0:
-            raise ValueError(f"time_stride must be positive, got {self.time_stride}")
+        _check_sizes(self)
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -197,18 +219,37 @@ class Clips:
     @cached_property
     def first(self) -> np.ndarray:
         """The index of each video's first clip, and the number of all clips: int [V + 1]."""
-        return np.insert(np.cumsum(self.starts.counts(self)), 0, 0)
+        ends = np.cumsum(self.starts.counts(self))
+        return np.insert(ends, 0, 0)
 
     def locate(self, index: int) -> tuple[int, int]:
         """`(number of the video, which of its clips)` of clip `index`."""
-        number = int(np.searchsorted(self.first, index, "right")) - 1
-        return number, index - int(self.first[number])
+        after = np.searchsorted(self.first, index, "right")
+        number = int(after) - 1
+        which = index - int(self.first[number])
+        return number, which
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
-        return _clip_or_next(self, epoch, index) | {"index": index}
+        item = _clip_or_next(self, epoch, index)
+        return item | {"index": index}
+
+
+# %% ../../nbs/data/04_clips.ipynb #65daed4d
+def _check_sizes(clips: Clips) -> None:
+    """Raise `ValueError` where no clip can have such sizes."""
+    sizes = (
+        clips.num_blocks,
+        clips.block_len,
+        clips.frame_stride,
+        clips.img_size,
+    )
+    if min(sizes) < 1:
+        raise ValueError("the sizes of clips must be 1 or more")
+    if clips.time_stride is not None and not clips.time_stride > 0:
+        raise ValueError(f"time_stride must be positive, got {clips.time_stride}")
 
 
 # %% ../../nbs/data/04_clips.ipynb #8ae2b4b8
@@ -228,13 +269,26 @@ def draw_clip(clips: Clips, epoch: int, index: int) -> Drawn:
     rng = np.random.default_rng([clips.seed, epoch, index])
     number, which = clips.locate(index)
     video = clips.videos.videos[number]
-    width, height = video.info.width, video.info.height
+    width = video.info.width
+    height = video.info.height
     limit = max(room(clips, video.info), 0)
     start = clips.starts.start(clips, limit, which, rng)
     places = clip_places(clips, start)
     if clips.augment is None:
-        return Drawn(video, places, start, centre_crop(width, height), False, {})
-    crop, flip, extra = clips.augment.draw(rng, width, height, len(places))
+        return Drawn(
+            video,
+            places,
+            start,
+            centre_crop(width, height),
+            False,
+            {},
+        )
+    crop, flip, extra = clips.augment.draw(
+        rng,
+        width,
+        height,
+        len(places),
+    )
     return Drawn(video, places, start, crop, flip, extra)
 
 
@@ -244,18 +298,27 @@ def read_clip(clips: Clips, epoch: int, index: int) -> dict[str, Any]:
 
     Raises `VideoError` where its file cannot be read.
     """
-    video, places, start, crop, flip, extra = draw_clip(clips, epoch, index)
-    path = clips.videos.root / video.path
-    wanted = frames_at(clips, video.info, places)
-    frames = read_frames(path, wanted, clips.img_size, crop, video.info, flip)
-    last_of_block = places[clips.block_len - 1 :: clips.block_len]  # [N]
+    drawn = draw_clip(clips, epoch, index)
+    info = drawn.video.info
+    path = clips.videos.root / drawn.video.path
+    wanted = frames_at(clips, info, drawn.places)
+    frames = read_frames(
+        path,
+        wanted,
+        clips.img_size,
+        drawn.crop,
+        info,
+        drawn.flip,
+    )
+    last = clips.block_len - 1
+    last_of_block = drawn.places[last :: clips.block_len]  # [N]
     item = {
         "clip": to_blocks(frames, clips.num_blocks),
-        "valid": last_of_block <= last_place(clips, video.info),
-        "start": start,
-        "label": video.label,
+        "valid": last_of_block <= last_place(clips, info),
+        "start": drawn.start,
+        "label": drawn.video.label,
     }
-    return item | extra
+    return item | drawn.extra
 
 
 # %% ../../nbs/data/04_clips.ipynb #f93b1bea
@@ -269,9 +332,11 @@ def _clip_or_next(clips: Clips, epoch: int, index: int) -> dict[str, Any]:
     tries = min(len(clips.videos), _TRIES)
     for shift in range(tries):
         if shift:
-            index = int(clips.first[(number + shift) % len(clips.videos)])
+            instead = (number + shift) % len(clips.videos)
+            index = int(clips.first[instead])
         try:
-            return read_clip(clips, epoch, index) | {"broken": int(shift > 0)}
+            item = read_clip(clips, epoch, index)
+            return item | {"broken": int(shift > 0)}
         except VideoError as error:
             _logger.warning("%s", error)
     raise DatasetError(f"{clips.videos.root}: {tries} videos in a row cannot be read any more")

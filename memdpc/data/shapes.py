@@ -19,7 +19,12 @@ from .video import write_video
 
 # %% ../../nbs/data/02_shapes.ipynb #0ccb9dc0
 _GAITS = {"Drift": 0.041, "Dash": 0.098}  # frame widths per frame
-_HEADINGS = {"Right": (1, 0), "Left": (-1, 0), "Down": (0, 1), "Up": (0, -1)}  # y downwards
+_HEADINGS = {
+    "Right": (1, 0),
+    "Left": (-1, 0),
+    "Down": (0, 1),
+    "Up": (0, -1),
+}  # y downwards
 
 
 def _velocities() -> dict[str, tuple[float, float]]:
@@ -90,24 +95,37 @@ def render(
     """
     if action not in VELOCITIES:
         raise ValueError(f"no action {action!r}: choose one of {', '.join(ACTIONS)}")
-    rng = np.random.default_rng([seed, 1, ACTIONS.index(action), group, clip])
+    rng = np.random.default_rng(
+        [
+            seed,
+            1,
+            ACTIONS.index(action),
+            group,
+            clip,
+        ]
+    )
     time = np.arange(frames)[:, None]
-    place = rng.random(2) + time * VELOCITIES[action]  # [T, 2]
+    way = time * VELOCITIES[action]
+    place = rng.random(2) + way  # [T, 2]
     cover = _cover(group_figure(seed, group), place, side)  # [T, H, W, 1]
-    flicker = np.exp(rng.normal(0, lamp, (frames, 1, 1, 1))).astype(np.float32)
-    noise = grain * rng.standard_normal((frames, side, side, 1), dtype=np.float32)
+    logarithm = rng.normal(0, lamp, (frames, 1, 1, 1))
+    flicker = np.exp(logarithm).astype(np.float32)
+    shape = (frames, side, side, 1)
+    noise = grain * rng.standard_normal(shape, dtype=np.float32)
     contrast = np.subtract(OBJECT, GROUND, dtype=np.float32)
     scene = np.float32(GROUND) + cover * contrast  # [T, H, W, 3]
     video = flicker * scene + noise
-    return np.rint(video.clip(0, 255)).astype(np.uint8)
+    rounded = np.rint(video.clip(0, 255))
+    return rounded.astype(np.uint8)
 
 
 # %% ../../nbs/data/02_shapes.ipynb #3c3d8407
 def _cover(figure: str, place: np.ndarray, side: int) -> np.ndarray:
     """The share of each pixel that the figure covers, [T, H, W, 1]; its places are [T, 2]."""
     centres = (np.arange(side) + 0.5) / side
-    away = (centres - place[..., None] + 0.5) % 1 - 0.5  # [T, 2, side]: the frame is a torus
-    x, y = away.astype(np.float32).transpose(1, 0, 2)  # each [T, side]
+    away = centres - place[..., None]  # [T, 2, side]
+    around = (away + 0.5) % 1 - 0.5  # the frame is a torus
+    x, y = around.astype(np.float32).transpose(1, 0, 2)  # each [T, side]
     outside = distance(figure, x[:, None, :], y[:, :, None])  # [T, H, W]
     soft = 0.5 - 0.7 * side * outside
     return np.clip(soft, 0, 1)[..., None]
@@ -119,8 +137,12 @@ GROUPS = 20
 
 def members(videos_per_class: int) -> list[tuple[str, int, int]]:
     """(action, group, clip) of every video; a class's videos are dealt out to groups in turn."""
-    numbers = [(1 + i % GROUPS, 1 + i // GROUPS) for i in range(videos_per_class)]
-    return [(action, group, clip) for action in ACTIONS for group, clip in numbers]
+    found = []
+    for action in ACTIONS:
+        for i in range(videos_per_class):
+            clip, group = divmod(i, GROUPS)
+            found.append((action, 1 + group, 1 + clip))
+    return found
 
 
 def video_name(action: str, group: int, clip: int) -> str:
@@ -146,7 +168,8 @@ def split_files(videos_per_class: int) -> dict[str, str]:
             if in_test(group, split):
                 test.append(name)
             else:
-                train.append(f"{name} {ACTIONS.index(action) + 1}")
+                number = ACTIONS.index(action) + 1
+                train.append(f"{name} {number}")
     return {name: "\n".join(lines) + "\n" for name, lines in files.items()}
 
 

@@ -50,7 +50,11 @@ def encode(
     file.name = f"video{suffix}"  # FFmpeg looks at the name
     with av.open(file, "w", container_options={"fflags": "+bitexact"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream(codec, rate=rate, options=dict(options))
+        stream = container.add_stream(
+            codec,
+            rate=rate,
+            options=dict(options),
+        )
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt
         stream.codec_context.thread_count = 1
@@ -95,7 +99,8 @@ def write_video(
 # %% ../../nbs/data/01_video.ipynb #74f5a12b
 def _check_frames(frames: np.ndarray, fps: float, pix_fmt: str) -> None:
     """Say what is wrong, where FFmpeg would say 'Generic error in an external library'."""
-    is_video = frames.ndim == 4 and frames.shape[-1] == 3 and frames.dtype == np.uint8
+    is_colour = frames.ndim == 4 and frames.shape[-1] == 3
+    is_video = is_colour and frames.dtype == np.uint8
     if not is_video or not frames.size:
         found = f"{frames.dtype} {list(frames.shape)}"
         raise ValueError(f"frames must be uint8 [T, H, W, 3], at least one frame, got {found}")
@@ -114,7 +119,9 @@ def _check_frames(frames: np.ndarray, fps: float, pix_fmt: str) -> None:
 def centre_crop(width: int, height: int) -> tuple[int, int, int, int]:
     """The largest square in the middle of a picture: `(x, y, width, height)` in pixels."""
     side = min(width, height)
-    return (width - side) // 2, (height - side) // 2, side, side
+    x = (width - side) // 2
+    y = (height - side) // 2
+    return x, y, side, side
 
 
 # %% ../../nbs/data/01_video.ipynb #5ff3a8fd
@@ -133,8 +140,9 @@ def filter_steps(
     Upright, cropped, scaled, mirrored. Raises `ValueError` for a crop that does not fit.
     """
     x, y, width, height = crop or (0, 0, *shown)
-    fits = x + width <= shown[0] and y + height <= shown[1]
-    if min(x, y) < 0 or min(width, height) < 1 or not fits:
+    begins = min(x, y) >= 0 and min(width, height) >= 1
+    ends = x + width <= shown[0] and y + height <= shown[1]
+    if not (begins and ends):
         found = f"crop {(x, y, width, height)} (x, y, width, height)"
         raise ValueError(f"{found} does not fit into {shown[0]}x{shown[1]} pixels")
     steps = list(upright(frame))
@@ -167,7 +175,8 @@ def pixels(picture: VideoFrame, planes: np.ndarray | None = None) -> np.ndarray:
     if planes is None:
         planes = np.empty((3, height, width), np.uint8)
     for channel, plane in zip((1, 2, 0), picture.planes):  # FFmpeg has green, blue, red
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        data = np.frombuffer(plane, np.uint8)
+        rows = data.reshape(-1, plane.line_size)
         planes[channel] = rows[:height, :width]
     return planes.transpose(1, 2, 0)
 
@@ -184,7 +193,9 @@ class Scaler:
         flip: bool = False,  # mirror left and right
     ) -> None:
         if size is not None:
-            size = (size, size) if np.ndim(size) == 0 else tuple(size)
+            if np.ndim(size) == 0:
+                size = (size, size)
+            size = tuple(size)
             if min(size) < 1:
                 raise ValueError(f"size must be positive, got {size}")
         self.size = size
@@ -201,7 +212,12 @@ class Scaler:
     def __call__(self, frame: VideoFrame, planes: np.ndarray | None = None) -> np.ndarray:
         """A decoded frame to uint8 [H, W, 3]; with a `size`, in planes: those given or new ones."""
         self.see(frame)
-        kind = (frame.width, frame.height, frame.format.name, upright(frame))
+        kind = (
+            frame.width,
+            frame.height,
+            frame.format.name,
+            upright(frame),
+        )
         if kind != self._graph_for:
             self._graph = _build_graph(frame, self)
             self._graph_for = kind
@@ -220,7 +236,13 @@ def _build_graph(frame: VideoFrame, scaler: Scaler) -> av.filter.Graph:
         format=frame.format,
         time_base=Fraction(1, 1000),  # of no meaning: pictures pass one by one
     )
-    steps = filter_steps(frame, scaler.shown, scaler.crop, scaler.size, scaler.flip)
+    steps = filter_steps(
+        frame,
+        scaler.shown,
+        scaler.crop,
+        scaler.size,
+        scaler.flip,
+    )
     nodes = [graph.add(name, argument) for name, argument in steps]
     graph.link_nodes(source, *nodes).configure()
     return graph
@@ -269,7 +291,8 @@ def nearest_frames(info: VideoInfo, seconds: np.ndarray | Sequence[float]) -> np
         index = np.interp(seconds, times, known)
     else:
         index = np.asarray(seconds) * (info.fps or _USUAL_RATE)
-    return np.clip(np.rint(index), 0, info.frames - 1).astype(int)
+    within = np.clip(np.rint(index), 0, info.frames - 1)
+    return within.astype(int)
 
 
 # %% ../../nbs/data/01_video.ipynb #11678e3c
@@ -350,15 +373,20 @@ def read_frames(
     not fit.
     """
     requested = [operator.index(index) for index in np.atleast_1d(indices)]
-    wanted, places = np.unique(requested, return_inverse=True)  # rising, each once
-    if not requested or wanted[0] < 0:
+    if not requested or min(requested) < 0:
         raise ValueError(f"frames count from 0, and at least one must be asked for: {indices}")
-    scaler = Scaler(size, crop, (info.width, info.height) if info else None, flip)
+    rising, places = np.unique(requested, return_inverse=True)  # each once
+    wanted = rising.tolist()
+    shown = None
+    seek_points = ()
+    if info:
+        shown = (info.width, info.height)
+        seek_points = info.seek_points
+    scaler = Scaler(size, crop, shown, flip)
     try:
-        seek_points = info.seek_points if info else ()
-        pictures, planes = _read_rising(path, wanted.tolist(), scaler, seek_points)
+        pictures, planes = _read_rising(path, wanted, scaler, seek_points)
     except SeekMissed:
-        pictures, planes = _read_rising(path, wanted.tolist(), scaler, ())
+        pictures, planes = _read_rising(path, wanted, scaler, ())
     if planes is None:
         return np.stack([pictures[place] for place in places])
     if not np.array_equal(places, np.arange(len(wanted))):
@@ -380,7 +408,9 @@ def _read_rising(
     planes = None
     if scaler.size is not None:
         planes = np.empty((len(wanted), 3, *scaler.size), np.uint8)
-    places = [None] * len(wanted) if planes is None else planes
+    places = [None] * len(wanted)
+    if planes is not None:
+        places = list(planes)
     with open_video(path) as (container, stream):
         found = pictures_at(container, stream, scaler, wanted, seek_points, places)
         pictures = list(found)
