@@ -4,6 +4,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/memdpc', 'doc_host': '', '
   'syms': { 'memdpc.base.config': {},
             'memdpc.base.errors': {},
             'memdpc.base.files': {},
+            'memdpc.base.plugins': {},
+            'memdpc.base.registry': {},
             'memdpc.base.viz': {},
             'memdpc.cli': {},
             'memdpc.data.augment': { 'memdpc.data.augment.Augment': ('data/augment.html#augment', 'memdpc/data/augment.py'),
