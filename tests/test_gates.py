@@ -759,9 +759,9 @@ def test_run_notebook_has_one_parameters_cell_of_literals(path):
     for node in ast.parse(tagged[0]["source"]).body:
         assert isinstance(node, (ast.Assign, ast.AnnAssign)), ast.unparse(node)
         ast.literal_eval(node.value)
-        beside = lines[node.end_lineno - 1]
-        above = lines[node.lineno - 2] if node.lineno > 1 else ""
-        assert "#" in beside or above.startswith("#"), f"{ast.unparse(node)}: no comment"
+        beside = any("#" in line for line in lines[node.lineno - 1 : node.end_lineno])
+        above = node.lineno > 1 and lines[node.lineno - 2].startswith("#")
+        assert beside or above, f"{ast.unparse(node)}: no comment"
 
 
 @each([NBS / "index.ipynb", *LESSONS, *GUIDES])

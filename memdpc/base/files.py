@@ -188,18 +188,4 @@ def turn(path: Path) -> Iterator[None]:
         lock.release()
 
 
-__all__ = [
-    "atomic_write",
-    "cache_folder",
-    "clear_parts",
-    "fsync_path",
-    "hold_folder",
-    "read_json",
-    "read_lines",
-    "read_text",
-    "stamp",
-    "turn",
-    "write_bytes",
-    "write_failure",
-    "write_json",
-]
+__all__ = ["cache_folder"]  # the rest is the library's own plumbing
