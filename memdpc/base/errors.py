@@ -53,3 +53,14 @@ def printable(text: object) -> str:
     line = str(text).encode("utf-8", "backslashreplace").decode()
     control = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
     return re.sub(control, lambda found: repr(found[0])[1:-1], line)
+
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DatasetError",
+    "MemdpcError",
+    "Stopped",
+    "TrainingError",
+    "VideoError",
+]
