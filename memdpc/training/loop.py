@@ -152,7 +152,7 @@ def agree(
 
     `TrainingError` in all of them where the loss of one is NaN or infinite.
     """
-    value = float(loss)
+    value = torch.as_tensor(loss).item()
     infinite, signum = largest(accelerator, [int(not math.isfinite(value)), signum])
     if infinite:
         raise TrainingError(f"the loss is {value} at step {step}; {run.last_good}")
