@@ -28,7 +28,7 @@ def seconds_for(path, time_limit):
         return time_limit
 
 
-def worker_main(time_limit, module="memdpc.data.datasets", function="describe", *more):
+def worker_main(time_limit, module="memdpc.data.index", function="describe", *more):
     "What a worker process does: lists of paths in on standard input, `function(path, *more)` for each out, as lines of JSON; at first it says `null`"
     for kind, most in (resource.RLIMIT_AS, WORKER_MEMORY), (resource.RLIMIT_CORE, 0):
         try:
@@ -51,7 +51,7 @@ class Worker:
     "A worker process, and the paths for which it still has to answer"
 
     def __init__(self, time_limit, *work):
-        code = f"import sys; sys.path[:] = {sys.path!r}; from memdpc.data.datasets import worker_main; worker_main(*{(time_limit, *work)!r})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from memdpc.data.guard import worker_main; worker_main(*{(time_limit, *work)!r})"
         alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
