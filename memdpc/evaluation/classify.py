@@ -77,20 +77,20 @@ from memdpc.training.run import (
     write_results,
 )
 
-# %% ../../nbs/evaluation/02_classify.ipynb #fdff183a
+# %% ../../nbs/evaluation/02_classify.ipynb #e7a00cd7
 from ..base.config import ClassifyConfig
 from ..base.errors import ConfigError, DatasetError
 from ..base.plugins import load_plugins
 from ..base.viz import use_style
 from ..data.augment import Augment, normalize_clips
 from ..data.clips import Clips, Even, Every, Random
-from ..data.layouts import SPLITS
+from ..data.layouts import number_of_splits
 from ..data.videos import VideoList, hold_out, load_dataset
 from ..method.convgru import ConvGRU
 from ..method.model import Classifier, MemDPC, Pretrained
 from ..method.released import load_released_classifier
-from ..training.loop import StepBatches
-from ..training.pretrain import optimise_for, report
+from ..training.loop import steps_per_epoch
+from ..training.pretrain import log_videos, optimise_for
 
 # %% ../../nbs/evaluation/02_classify.ipynb #84c7b4ba
 from .arrays import Features
@@ -480,7 +480,7 @@ def load_best(run: Run, accelerator: Accelerator, model: ActionClassifier) -> Ac
     return model.eval()
 
 
-# %% ../../nbs/evaluation/02_classify.ipynb #5ad8e06e
+# %% ../../nbs/evaluation/02_classify.ipynb #e20376d9
 def fit_classifier(
     config: ClassifyConfig,
     run: Run,
@@ -500,7 +500,7 @@ def fit_classifier(
         **shape,
     )
     if run.main:
-        report(kept, clips, classifier)
+        log_videos(kept, clips, classifier)
     evaluate = None
     if len(held_out):
         evaluate = evaluator(config, accelerator, Clips(held_out, starts=Even(), **shape))
@@ -527,7 +527,7 @@ def train_classifier(
     model, sizes = sized_model(config, model)
     labelled, test, shape = labelled_and_test(config, model, sizes, videos)
     kept, held_out = hold_out(labelled, config.val_fraction, config.seed)
-    StepBatches(len(kept), config.batch_size, 0, world_size=processes)  # can they fill a batch?
+    steps_per_epoch(len(kept), config.batch_size * processes)  # `ConfigError` if not one
     classifier = classifier_from(config, model, labelled.classes, sizes).to(accelerator.device)
     run = Run(config.out, config, accelerator.is_main_process, processes)
     if run.main:
@@ -698,7 +698,7 @@ def run_test(
     return write_all(config, facts | tested, tested["chance"])
 
 
-# %% ../../nbs/evaluation/02_classify.ipynb #ca39bd66
+# %% ../../nbs/evaluation/02_classify.ipynb #35ac6deb
 def mean_of(results: list[Any]) -> Any:
     """The mean of numbers, or of dicts of them."""
     if isinstance(results[0], dict):
@@ -711,7 +711,7 @@ def over_splits(
     job: Callable[[ClassifyConfig], dict[str, Any]],
 ) -> dict[str, Any]:
     """`job` on each of the dataset's splits, in `out/split-N`; the mean, and all as `splits`."""
-    count = SPLITS.get(config.dataset, 1)
+    count = number_of_splits(config.dataset)
     if count == 1:
         raise ConfigError(f"all_splits: {config.dataset} has one split only")
     names = (

@@ -281,7 +281,21 @@ def _store(config, folder, kind, model, clips):
     return Store(folder, clips, made_from, config.batch_size, config.num_workers)
 
 
-# %% ../../nbs/evaluation/01_features.ipynb #37fed32e
+# %% ../../nbs/evaluation/01_features.ipynb #f618f9d7
+def subsets_of(config: FeaturesConfig) -> list[str]:
+    """`train`, and `test`: only a folder or a csv may lack it; elsewhere that is a mistake."""
+    root = Path(config.root)
+    if config.dataset == "csv":
+        tested = (root / "test.csv").exists()
+    elif config.dataset == "folder":
+        tests = (root / "test", root / "val")
+        tested = (root / "train").is_dir() and any(place.is_dir() for place in tests)
+    else:
+        tested = True
+    return ["train", "test"] if tested else ["train"]
+
+
+# %% ../../nbs/evaluation/01_features.ipynb #f334e33f
 def write_features(
     config: FeaturesConfig, *, model: MemDPC | None = None
 ) -> dict[str, dict[str, int]]:
@@ -293,7 +307,7 @@ def write_features(
     load_plugins(config.plugin)
     accelerator, model, sizes = _prepare(config, model)
     out = Path(config.out)
-    names = _subsets(config)
+    names = subsets_of(config)
     clips = {name: clips_of(config, name, model.block_len, **sizes) for name in names}
     model.to(accelerator.device)
     store = _store(config, out, ONE_NETWORK, model, clips)
@@ -313,9 +327,3 @@ def write_features(
                 np.save(file, features.readout(config.readout))
         written[name] = dict(zip(("videos", "blocks", "features"), features.blocks.shape))
     return written
-
-
-def _subsets(config):
-    if config.dataset == "folder" and not (Path(config.root) / "test").is_dir():
-        return ["train"]
-    return ["train", "test"]
