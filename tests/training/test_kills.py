@@ -1,5 +1,6 @@
-"""Runs that are killed, interrupted, out of disk or on many processes: real processes, real signals, real file systems."""
+"""Runs that are killed, interrupted, out of disk or on many processes: all of it real."""
 
+import contextlib
 import json
 import os
 import random
@@ -20,7 +21,8 @@ from memdpc.training.run import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kills")]
 
-# Imports once, then forks a process for every line: argv of `memdpc`, and the files for what it says. Answers are process ids and exit statuses.
+# Imports once, then forks a process for every line: argv of `memdpc`, and the files for its output.
+# Answers are process ids and exit statuses.
 LAUNCHER = """
 import json, os, sys, time
 import memdpc.cli, memdpc.training.pretrain
@@ -58,7 +60,7 @@ for line in sys.stdin:
 
 
 class Launcher:
-    """Starts `memdpc` commands in sessions of their own, as a terminal does, without three seconds of imports for each."""
+    """Starts `memdpc` commands in sessions of their own, without three seconds of imports each."""
 
     def __init__(self, folder):
         self.folder, self.count, self.started = folder, 0, []
@@ -197,7 +199,7 @@ def last(out):
 
 
 def assert_same_run(out, whole):
-    """Bit for bit: the last weights, the best ones, the optimiser's state, the metrics, the final figures."""
+    """Bit for bit: last and best weights, the optimizer's state, the metrics, the results."""
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == sorted(
         path.name for path in (whole / "checkpoints").iterdir()
     )
@@ -254,22 +256,29 @@ def alive(pids):
 
 
 def test_ten_kills(launcher, videos, whole, tmp_path):
-    """kill -9 at ten moments, half of them while a checkpoint is being written, with 0, 1 and 2 reading processes in turn."""
-    out, rng, met, steps = tmp_path / "run", random.Random(0), 0, []
+    """kill -9 at ten moments, half of them while a checkpoint is written, with 0, 1 and 2 readers."""
+    out = tmp_path / "run"
+    checkpoints = out / "checkpoints"
+    rng = random.Random(0)
+    met = 0  # kills that left a half-written checkpoint
+    steps = []
+
+    def last_name():
+        return max((folder.name for folder in checkpoints.glob("step-*")), default="")
+
     for number in range(10):
         pid = launcher.start(*job(videos, out, num_workers=number % 3))
-        checkpoints = out / "checkpoints"
         if number % 2:
             wait_for(lambda: list(checkpoints.glob(".step-*")))
             time.sleep(rng.uniform(0, 0.01))
         else:
-            before = len(list(checkpoints.glob("step-*"))) and last(out).name
-            wait_for(lambda: list(checkpoints.glob("step-*")) and last(out).name != before)
+            before = last_name()
+            wait_for(lambda before=before: last_name() != before)
             time.sleep(rng.uniform(0, 0.05))
         os.killpg(pid, signal.SIGKILL)
         assert launcher.wait(pid) == -signal.SIGKILL, launcher.said()
         met += bool(list(checkpoints.glob(".step-*")))
-        steps.append(int(last(out).name[5:]) if list(checkpoints.glob("step-*")) else 0)
+        steps.append(int(last_name()[5:] or 0))
     assert met >= 2 and steps == sorted(steps) and steps[-1] < 60, (met, steps)
     assert launcher.run(*job(videos, out, num_workers=2)) == 0, launcher.said()
     assert_same_run(out, whole)
@@ -296,7 +305,7 @@ def test_a_finished_run_is_left_alone(launcher, videos, whole):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("moment", ["training", "validation", "first step"])
 def test_asked_to_stop(launcher, videos, whole, tmp_path, signum, num_workers, moment):
-    """The signal goes to the whole process group, as a terminal sends it: saved, one line, no process left; then on to the same end."""
+    """The signal goes to the whole process group: saved, one line, no process left; then on."""
     out = tmp_path / "run"
     pid = launcher.start(*job(videos, out, num_workers=num_workers))
     rows = out / "metrics.csv"
@@ -335,7 +344,9 @@ def test_interrupted_while_videos_are_opened(launcher, tmp_path):
         cache = str(tmp_path / f"cache-{num_workers}-{signum}")
         out = tmp_path / f"run-{num_workers}-{signum}"
         pid = launcher.start(*job(folder, out, num_workers=num_workers), MEMDPC_CACHE=cache)
-        wait_for(lambda: any(Path(cache).rglob("*.jsonl")))  # the first video is in the index
+        wait_for(
+            lambda cache=cache: any(Path(cache).rglob("*.jsonl"))
+        )  # the first video is in the index
         assert len(children(pid)) >= num_workers
         readers = children(pid)
         os.killpg(pid, signum)
@@ -344,7 +355,7 @@ def test_interrupted_while_videos_are_opened(launcher, tmp_path):
             "videos to train on" not in launcher.said() and not out.exists()
         )  # it was still opening them
         assert "Traceback" not in launcher.said(), (num_workers, signum, launcher.said())
-        wait_for(lambda: not alive(readers), 10)
+        wait_for(lambda readers=readers: not alive(readers), 10)
 
 
 def test_no_reader_outlives_a_kill(launcher, videos, tmp_path):
@@ -379,7 +390,7 @@ def test_a_killed_reader_ends_the_run_in_a_line(launcher, videos, whole, tmp_pat
     assert_same_run(out, whole)
 
 
-def test_a_loss_that_is_no_number_and_a_damaged_checkpoint(launcher, videos, whole, tmp_path):
+def test_a_loss_that_is_nan_and_a_damaged_checkpoint(launcher, videos, whole, tmp_path):
     out = tmp_path / "run"
     pid = launcher.start(*job(videos, out))
     wait_for(
@@ -435,7 +446,7 @@ def disk(tmp_path):
 
 
 def test_a_full_disk(launcher, videos, whole, tmp_path, disk):
-    """The disk fills up while a checkpoint is written; the earlier one stays whole, and the run goes on when there is space."""
+    """The disk fills up while a checkpoint is written; the earlier one stays whole."""
     size = sum(path.stat().st_size for path in last(whole).iterdir())
     out = (
         disk(f"size={int(3.6 * size) // 4096 * 4}k") / "run"
@@ -479,7 +490,7 @@ def test_a_folder_that_cannot_be_written(launcher, videos, disk):
 
 
 def launched(launcher, *argv):
-    """A launcher of processes, in a session of its own; the port is free, and what is said goes to a file."""
+    """A launcher of processes in a session of its own; the port is free, output goes to a file."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -505,10 +516,8 @@ def two(launcher, videos, out, *more, num_workers=0):
 
 def kill_all(out, process):
     for pid in [process.pid, *processes(str(out))]:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     process.wait(20)
     wait_for(lambda: not processes(str(out)), 20)
 
@@ -522,7 +531,7 @@ def reached(out, row, process):
 
 
 def test_two_processes_are_killed_and_go_on(launcher, videos, tmp_path):
-    """Five steps, kill -9 of everything, resume with reading processes: ends as the undisturbed run of two processes, bit for bit."""
+    """Five steps, kill -9 of everything, resume with readers: ends as the undisturbed run of two."""
     whole, out, said = tmp_path / "whole", tmp_path / "run", launcher.folder / "launched"
     assert two(launcher, videos, whole).wait(240) == 0, said.read_text()
     killed = two(launcher, videos, out)
@@ -540,7 +549,7 @@ def test_two_processes_are_killed_and_go_on(launcher, videos, tmp_path):
 
 
 def test_two_processes_are_asked_to_stop(launcher, videos, tmp_path):
-    """Ctrl-C at the launcher: both processes finish the same step, and it is saved; nothing is left running."""
+    """Ctrl-C at the launcher: both processes finish the same step; nothing is left running."""
     out = tmp_path / "run"
     running = two(launcher, videos, out, "--max_steps", 10000, "--epochs", 10000, num_workers=1)
     wait_for(lambda: reached(out, "\n2,0,train,lr", running), 240)
@@ -554,7 +563,7 @@ def test_two_processes_are_asked_to_stop(launcher, videos, tmp_path):
 
 
 def test_accelerate_launch(launcher, videos, tmp_path):
-    """accelerate starts several processes on GPUs, or by MPI; on CPUs alone it starts one, whatever it is asked for. The run says so."""
+    """On CPUs accelerate starts one process, whatever it is asked for; the run says so."""
     out, said = tmp_path / "run", launcher.folder / "launched"
     command = [
         "accelerate.commands.launch",
