@@ -336,7 +336,7 @@ def test_released_classifier(sizes, tmp_path):
     "change, said",
     [
         (lambda e: e.pop("final_fc.1.weight"), "final_fc.1.weight: missing"),
-        (lambda e: e.pop("final_bn.running_mean"), "norm.running_mean: missing"),
+        (lambda e: e.pop("final_bn.running_mean"), "final_bn.running_mean: missing"),
         (lambda e: e.update({"mb": torch.zeros(3, 64)}), "no such entry"),
         (lambda e: e.update({"final_fc.1.bias": torch.zeros(4)}), "shape"),
         (lambda e: e.update({"agg_b.cell_list.0.out_gate.bias": torch.ones(64)}), "copies differ"),
