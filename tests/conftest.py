@@ -1,4 +1,4 @@
-"""What every test starts from: one thread a process, no window, no hub, property tests that repeat themselves exactly."""
+"""What every test starts from: one thread a process, no window, no hub, the same random draws."""
 
 import os
 import signal
@@ -12,7 +12,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["MPLBACKEND"] = "agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process
+# that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import HealthCheck, settings  # noqa: E402

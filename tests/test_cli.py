@@ -1,17 +1,22 @@
-"""The command line as a shell sees it, and the configs behind it as papermill fills them."""
+"""The command line as a shell sees it, and what `import memdpc` offers."""
 
+import ast
+import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from papermill.cli import _resolve_type
 
+import memdpc
 from memdpc.base.config import PAPER, PRETRAIN_PRESETS, PretrainConfig, config_from, parse
-from memdpc.base.errors import ConfigError
-from memdpc.cli import COMMANDS
+from memdpc.base.errors import ConfigError, MemdpcError, Stopped
+from memdpc.cli import COMMANDS, main, parse_command, print_results
 from memdpc.data.video import write_video
 
 # A valid value of each field that is not its default, as one would write it behind `-p NAME`.
@@ -28,6 +33,8 @@ OTHER = dict(
     time_stride="0.1",
     pred_steps="2",
     mem_size="0",
+    predictor="direct",
+    loss="mine",
     bidirectional="false",
     dropout="0.2",
     address_gain="8",
@@ -50,19 +57,30 @@ OTHER = dict(
     seed="5",
     num_workers="0",
     device="cpu",
+    plugin="a,b",
     precision="no",
     resume="true",
 )
+# These names come with the merge of other parts of the library; take them out of here then.
+TO_COME = {"ContrastiveLoss", "LOSSES", "PREDICTORS", "normalize_clips", "register_dataset"}
 
 
-def memdpc(*words, **more):
+def run_memdpc(*words, **more):
+    """`memdpc WORDS` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "memdpc", *map(str, words)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         **more,
     )
+
+
+def run_python(source):
+    """A Python program in a process of its own, which must end well; its standard output."""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def assert_refused(done, *wanted):
@@ -74,26 +92,68 @@ def assert_refused(done, *wanted):
         assert text in lines[-1], lines[-1]
 
 
+# ---- what `import memdpc` offers
+
+
+@pytest.mark.parametrize("name", memdpc.__all__)
+def test_every_public_name_is_there(name):
+    """2026-11: a name that is listed and cannot be imported, and a name that moved."""
+    if name in TO_COME and not hasattr(memdpc, name):
+        pytest.xfail("comes with the merge")
+    assert getattr(memdpc, name) is not None
+    assert name in dir(memdpc)
+
+
+def test_type_checkers_read_the_same_names():
+    """2026-11: a name that works and that an editor does not know, or the reverse."""
+    tree = ast.parse(Path(memdpc.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    declared = {
+        (statement.module, alias.name, alias.asname)
+        for statement in block.body
+        for alias in statement.names
+    }
+    table = {(f"memdpc.{module}", name, name) for name, module in memdpc._MODULE_OF.items()}
+    assert declared == table
+    assert sorted(memdpc.__all__) == sorted([*memdpc._MODULE_OF, "__version__"])
+    for module, name, _ in table:
+        if name not in TO_COME:
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(memdpc, "MemDPCC")
+    with pytest.raises(ImportError):
+        from memdpc import MemDPCC  # noqa: F401
+
+
+def test_import_memdpc_loads_nothing_heavy():
+    """2026-11: three seconds for a version number."""
+    heavy = {"torch", "numpy", "av", "matplotlib", "tyro", "huggingface_hub"}
+    loaded = run_python("import memdpc, sys; print(memdpc.__version__, *sys.modules)").split()
+    assert loaded[0] == memdpc.__version__
+    assert not heavy & set(loaded)
+
+
+def test_star_import():
+    names = run_python("from memdpc.base.config import *; print(*dir())").split()
+    assert "PretrainConfig" in names and "JobConfig" not in names
+
+
+# ---- configs, as papermill fills them
+
+
 @pytest.mark.parametrize("name", [field.name for field in fields(PretrainConfig)])
 def test_every_field_as_papermill_injects_it(name):
-    "Through papermill's own reading of a command line's value."
+    """Through papermill's own reading of a command line's value; and from a shell, both ways."""
     config = config_from({"paper": PAPER}, {name: _resolve_type(OTHER[name])})
-    assert getattr(config, name) != getattr(PAPER, name)
-    assert config == replace(PAPER, **{name: getattr(config, name)})
-    assert config == config_from(
-        {"paper": PAPER}, {name: getattr(config, name)}
-    )  # and as a Python value
     value = getattr(config, name)
-    assert config == parse(
-        PAPER, [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-    )
-    assert config == parse(
-        PAPER,
-        [
-            f"--{name.replace('_', '-')}",
-            *(map(str, value) if isinstance(value, tuple) else [str(value)]),
-        ],
-    )
+    assert value != getattr(PAPER, name)
+    assert config == replace(PAPER, **{name: value})
+    assert config == config_from({"paper": PAPER}, {name: value})  # and as a Python value
+    words = [str(word) for word in value] if isinstance(value, tuple) else [str(value)]
+    assert config == parse(PAPER, [f"--{name}", *words])
+    assert config == parse(PAPER, [f"--{name.replace('_', '-')}", *words])
 
 
 @pytest.mark.parametrize(
@@ -104,7 +164,7 @@ def test_every_field_as_papermill_injects_it(name):
         {"epochs": True},
         {"bidirectional": 3},
         {"milestones": "soon"},
-        {"encoder": "vgg"},
+        {"precision": "fp8"},
         {"epoch": 3},
         {"preset": "none such"},
         {"lr": "nan"},
@@ -119,31 +179,122 @@ def test_wrong_values_are_one_line(wrong):
     assert "\n" not in str(error.value) and len(str(error.value)) > 10
 
 
+# ---- commands
+
+
+def test_a_command_is_a_function_and_a_config():
+    words = "pretrain --preset demo --root videos --out run --epochs 1"
+    function, config = parse_command(words.split())
+    assert function.__name__ == "pretrain"
+    assert config == replace(PRETRAIN_PRESETS["demo"], root="videos", out="run", epochs=1)
+
+
+@pytest.mark.parametrize(
+    "words, preset",
+    [("", "paper-ucf101"), ("--preset demo", "demo"), ("--preset=demo", "demo")],
+)
+def test_the_preset_decides_what_the_fields_start_from(words, preset):
+    _, config = parse_command(["pretrain", *words.split(), "--seed", "3"])
+    assert config == replace(PRETRAIN_PRESETS[preset], seed=3)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_function(command):
+    module = importlib.import_module(f"memdpc.{COMMANDS[command].module}")
+    assert callable(getattr(module, COMMANDS[command].function))
+    assert COMMANDS[command].default in COMMANDS[command].presets
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_without_torch(command):
-    code = f"""
+    shown = run_python(
+        f"""
 import sys
 from memdpc.cli import main
 try: main(['{command}', '--help'])
 except SystemExit as stop: assert not stop.code
 assert 'torch' not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--out" in done.stdout
+    )
+    assert "--out" in shown
+
+
+def test_help_lists_every_command_and_preset(capsys):
+    main([])
+    bare = capsys.readouterr().out
+    main(["--help"])
+    assert capsys.readouterr().out == bare
+    for name in [*COMMANDS, *PRETRAIN_PRESETS]:
+        assert name in bare
+    with pytest.raises(SystemExit):
+        main(["classify", "--help"])
+    assert "paper-finetune" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_shapes_are_written_without_torch(tmp_path):
+    run_python(
+        f"""
+import sys
+from memdpc.cli import main
+main(['shapes', '--out', {str(tmp_path / "s")!r}, '--videos_per_class', '4'])
+assert 'torch' not in sys.modules
+"""
+    )
+    assert (tmp_path / "s" / "oops_dataset").is_dir()
+    assert len(list((tmp_path / "s" / "videos").rglob("*.avi"))) == 32
+
+
+def test_results_are_printed_a_line_each(capsys):
+    table = [{"features": "pretrained"}]
+    print_results({"loss": 1.5, "steps": 3, "probe": {"random": 0.25}, "comparison": table})
+    print_results("a table of text")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:3] == [["loss", "1.500"], ["steps", "3"], ["probe", "random", "0.250"]]
+    assert lines[3:] == [["a", "table", "of", "text"]]
+
+
+# ---- exit statuses
+
+
+@pytest.mark.parametrize(
+    "error, status, text",
+    [
+        (MemdpcError("two\nlines"), 2, "memdpc: two\\nlines\n"),
+        (FileNotFoundError(2, "No such file", "a\nb"), 2, "memdpc: a b: No such file\n"),
+        (OSError("disk quota exceeded"), 2, "memdpc: disk quota exceeded\n"),
+        (Stopped(7, 15), 143, "memdpc: stopped at step 7, saved; go on with --resume True\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_statuses(monkeypatch, capsys, error, status, text):
+    def job(config):
+        raise error
+
+    monkeypatch.setattr("memdpc.cli.write_datasets", job)
+    with pytest.raises(SystemExit) as stop:
+        main(["shapes", "--out", "x"])
+    assert stop.value.code == status
+    assert capsys.readouterr().err == text
+
+
+def test_a_defect_of_ours_is_a_traceback(monkeypatch):
+    def job(config):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("memdpc.cli.write_datasets", job)
+    with pytest.raises(ZeroDivisionError):
+        main(["shapes", "--out", "x"])
 
 
 @pytest.fixture
 def bad_files(tmp_path):
-    "A folder with one file of each kind that is no video."
+    """A folder with one file of each kind that is not a video."""
     folder = tmp_path / "bad" / "Action"
     folder.mkdir(parents=True)
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.avi").write_text("not a video\n" * 100)
-    write_video(
-        tmp_path / "whole.mp4",
-        np.random.default_rng(0).integers(0, 255, (30, 48, 48, 3), dtype=np.uint8),
-    )
+    frames = np.random.default_rng(0).integers(0, 255, (30, 48, 48, 3), dtype=np.uint8)
+    write_video(tmp_path / "whole.mp4", frames)
     (folder / "cut.mp4").write_bytes((tmp_path / "whole.mp4").read_bytes()[:400])
     return folder.parent
 
@@ -151,66 +302,41 @@ def bad_files(tmp_path):
 def test_users_mistakes(tmp_path, bad_files):
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert_refused(
-        memdpc("pretrain", "--root", tmp_path / "nowhere", "--out", tmp_path / "run"),
-        "nowhere",
-        "no such folder",
-    )
-    assert_refused(
-        memdpc("pretrain", "--root", empty, "--out", tmp_path / "run"), "no folder videos"
-    )
-    assert_refused(
-        memdpc("pretrain", "--dataset", "folder", "--root", empty, "--out", tmp_path / "run"),
-        "no video files",
-    )
-    assert_refused(
-        memdpc("pretrain", "--dataset", "folder", "--root", bad_files, "--out", tmp_path / "run"),
-        "none of the 3 videos",
-    )
-    assert_refused(memdpc("pretrain", "--root", empty), "out")
-    assert_refused(memdpc("pretrain", "--batch_size", "0"), "batch_size")
-    assert_refused(
-        memdpc(
-            "retrieve",
-            "--checkpoint",
-            tmp_path / "nowhere",
-            "--root",
-            empty,
-            "--out",
-            tmp_path / "r",
+    nowhere = tmp_path / "nowhere"
+    run = tmp_path / "run"
+    bad = ("--dataset", "folder", "--root", bad_files, "--out", run)
+    for words, wanted in (
+        (("pretrain", "--root", nowhere, "--out", run), ("nowhere", "no such folder")),
+        (("pretrain", "--root", empty, "--out", run), ("no folder videos",)),
+        (
+            ("pretrain", "--dataset", "folder", "--root", empty, "--out", run),
+            ("no video files",),
         ),
-        "no checkpoint",
-    )
-    assert_refused(
-        memdpc("shapes", "--out", tmp_path / "s", "--videos_per_class", "-3"), "videos_per_class"
-    )
-    assert_refused(memdpc("dance"), "no command")
+        (("pretrain", *bad), ("none of the 3 videos",)),
+        (("pretrain", "--root", empty), ("out",)),
+        (("pretrain", "--batch_size", 0), ("batch_size",)),
+        (("retrieve", "--checkpoint", nowhere, "--root", empty, "--out", run), ("no checkpoint",)),
+        (("shapes", "--out", tmp_path / "s", "--videos_per_class", -3), ("videos_per_class",)),
+        (("dance",), ("no command 'dance': choose one of shapes,",)),
+        (("pretrain", "--preset", "huge"), ("no preset 'huge'",)),
+        (("pretrain", "--plugin", "no_such_module"), ("'no_such_module' cannot be imported",)),
+    ):
+        assert_refused(run_memdpc(*words), *wanted)
     assert not list(empty.iterdir())
 
 
 def test_one_bad_video_among_many_is_skipped_and_listed(tmp_path, bad_files):
     rng = np.random.default_rng(0)
+    folder = bad_files / "Action"
     for i in range(4):
-        write_video(
-            bad_files / "Action" / f"good{i}.mp4",
-            rng.integers(0, 255, (12, 48, 48, 3), dtype=np.uint8),
-        )
-    write_video(
-        bad_files / "Action" / "single.mp4", rng.integers(0, 255, (1, 48, 48, 3), dtype=np.uint8)
+        frames = rng.integers(0, 255, (12, 48, 48, 3), dtype=np.uint8)
+        write_video(folder / f"good{i}.mp4", frames)
+    write_video(folder / "single.mp4", rng.integers(0, 255, (1, 48, 48, 3), dtype=np.uint8))
+    sizes = (
+        "--num_blocks 3 --block_len 2 --pred_steps 1 --mem_size 8 --batch_size 2 --max_steps 1 "
+        "--val_fraction 0 --num_workers 0 --device cpu --preset demo --dataset folder"
     )
-    sizes = "--num_blocks 3 --block_len 2 --pred_steps 1 --mem_size 8 --batch_size 2 --max_steps 1 --val_fraction 0 --num_workers 0 --device cpu"
-    done = memdpc(
-        "pretrain",
-        "--preset",
-        "demo",
-        "--dataset",
-        "folder",
-        "--root",
-        bad_files,
-        "--out",
-        tmp_path / "run",
-        *sizes.split(),
-    )
+    done = run_memdpc("pretrain", "--root", bad_files, "--out", tmp_path / "run", *sizes.split())
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["videos"], metrics["skipped"], metrics["steps"]) == (5, 3, 1)
@@ -219,10 +345,12 @@ def test_one_bad_video_among_many_is_skipped_and_listed(tmp_path, bad_files):
     assert "1 shorter than a clip" in done.stderr
 
 
-def test_a_reader_that_leaves_is_no_mistake():
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.parametrize("words", [["--help"], ["scan", "--help"]])
+def test_a_reader_that_leaves_is_not_a_mistake(words):
     """`memdpc --help | true`: the pipe is closed before a word is written."""
     program = subprocess.Popen(
-        [sys.executable, "-m", "memdpc", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "memdpc", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     program.stdout.close()
     assert (program.stderr.read(), program.wait()) == (b"", 0)

@@ -1,4 +1,4 @@
-"""settings.ini, constraints.txt, environment.yml and pyproject.toml say the same, and what they say installs."""
+"""settings.ini, constraints.txt, environment.yml and pyproject.toml agree, and install."""
 
 import configparser
 import json
@@ -19,14 +19,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-ELSEWHERE = (
-    "nvidia-",
-    "cuda-",
-    "triton",
-    "appnope",
-    "colorama",
-    "pywin",
-)  # what other platforms and CUDA builds of torch add
+# What other platforms and CUDA builds of torch add.
+ELSEWHERE = ("nvidia-", "cuda-", "triton", "appnope", "colorama", "pywin")
 KEYS = {"": "requirements", "notebooks": "notebooks_requirements", "dev": "dev_requirements"}
 SOURCES = [
     "settings.ini",
@@ -37,6 +31,9 @@ SOURCES = [
     "environment.yml",
     "LICENSE",
     "README.md",
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
 ]
 
 
@@ -77,10 +74,13 @@ def environment():
 
 def needed(roots):
     """The installed distributions that the requirements lead to: {canonical name: version}."""
-    found, queue, seen = {}, list(roots), set()
+    found = {}
+    queue = list(roots)
+    seen = set()
     while queue:
         requirement = queue.pop()
-        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        name = canonicalize_name(requirement.name)
+        extras = frozenset(requirement.extras)
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
@@ -108,27 +108,26 @@ def test_every_requirement_is_pinned_within_its_bounds(extra):
 
 
 def test_the_pins_that_the_project_stands_on():
-    """2026-11: newer execnb, fastcore and ghapi break nbdev 2 at import; an unpinned torch brings gigabytes of CUDA packages."""
+    """2026-11: newer execnb, fastcore and ghapi break nbdev 2 at import.
+
+    An unpinned torch brings gigabytes of CUDA packages.
+    """
     bounds = {
         canonicalize_name(requirement.name): str(requirement.specifier)
         for requirement in requirements("dev")
     }
-    assert (
-        bounds["nbdev"] == "<3,>=2.4.14"
-        and bounds["execnb"] == "<0.2,>=0.1.18"
-        and bounds["fastcore"] == "<2,>=1.12.6"
-    )
+    assert bounds["nbdev"] == "<3,>=2.4.14"
+    assert bounds["execnb"] == "<0.2,>=0.1.18"
+    assert bounds["fastcore"] == "<2,>=1.12.6"
     assert bounds["ghapi"] == "<2"
     assert pins()["torch"] == "2.13.0" and pins()["nbdev"] == "2.4.14"
     assert "torchvision" not in pins()
 
 
 def test_the_set_is_complete_and_is_the_one_that_runs():
-    """Everything that the requirements lead to is pinned, at the version that these tests run with; nothing else is pinned."""
-    pinned, running = (
-        pins(),
-        needed(requirement for extra in KEYS for requirement in requirements(extra)),
-    )
+    """What the requirements lead to is pinned at the version that runs; nothing else is pinned."""
+    pinned = pins()
+    running = needed(requirement for extra in KEYS for requirement in requirements(extra))
     running = {name: version for name, version in running.items() if not name.startswith(ELSEWHERE)}
     assert {name: pinned.get(name) for name in running} == running
     if sys.version_info[:2] == (3, 11):
@@ -185,18 +184,25 @@ def run(*command, cwd, **env):
     return done.stdout
 
 
+def copy_sources(target):
+    """The files that a package is built from, and nothing else of the work tree."""
+    target.mkdir()
+    for name in SOURCES:
+        shutil.copy2(ROOT / name, target)
+    leave_out = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "memdpc", target / "memdpc", ignore=leave_out)
+    return target
+
+
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
-    """A copy of the sources, and environment.yml's pip part installed into a new environment as conda does it: a requirements file."""
+    """A copy of the sources, and environment.yml's pip part installed into a new environment.
+
+    As conda does it: from a requirements file.
+    """
     folder = tmp_path_factory.mktemp("install")
-    source, env = folder / "memdpc", folder / "env"
-    source.mkdir()
-    for name in SOURCES:
-        if (ROOT / name).exists():
-            shutil.copy2(ROOT / name, source)
-    shutil.copytree(
-        ROOT / "memdpc", source / "memdpc", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    source = copy_sources(folder / "memdpc")
+    env = folder / "env"
     (source / "pip-part.txt").write_text("\n".join(environment()[2]) + "\n")
     run(sys.executable, "-m", "venv", env, cwd=folder)
     run(env / "bin/python", "-m", "pip", "install", "--quiet", "-r", "pip-part.txt", cwd=source)
@@ -208,18 +214,8 @@ def fresh(tmp_path_factory):
 def test_the_pip_part_of_environment_yml_installs(fresh):
     source, programs = fresh
     run(programs / "python", "-m", "pip", "check", cwd=source)
-    listed = json.loads(
-        run(
-            programs / "python",
-            "-m",
-            "pip",
-            "list",
-            "--format",
-            "json",
-            "--disable-pip-version-check",
-            cwd=source,
-        ).splitlines()[-1]
-    )
+    command = ("pip", "list", "--format", "json", "--disable-pip-version-check")
+    listed = json.loads(run(programs / "python", "-m", *command, cwd=source).splitlines()[-1])
     installed = {
         canonicalize_name(entry["name"]): entry["version"].split("+")[0] for entry in listed
     }
@@ -237,26 +233,16 @@ def test_the_pip_part_of_environment_yml_installs(fresh):
 @pytest.mark.slow
 @pytest.mark.xdist_group("install")
 def test_the_wheel_holds_the_library_and_nothing_else(fresh, tmp_path):
-    """A wheel built from the sources has every module, the licence and the requirements of settings.ini."""
+    """The wheel has every module, the licence and what settings.ini requires."""
     source, programs = fresh
-    run(
-        programs / "python",
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        tmp_path,
-        ".",
-        cwd=source,
-    )
+    options = ("--quiet", "--no-deps", "--no-build-isolation")
+    run(programs / "python", "-m", "pip", "wheel", *options, "-w", tmp_path, ".", cwd=source)
     (wheel,) = tmp_path.glob("*.whl")
     (distribution,) = metadata.distributions(path=[str(unpack(wheel, tmp_path / "site"))])
     files = {str(path) for path in distribution.files}
-    modules = {f"memdpc/{path.name}" for path in (ROOT / "memdpc").glob("*.py")}
-    assert modules <= files and all(name.startswith(("memdpc/", "memdpc-")) for name in files)
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "memdpc").rglob("*.py")}
+    assert modules | {"memdpc/py.typed"} <= files
+    assert all(name.startswith(("memdpc/", "memdpc-")) for name in files)
     assert any(name.endswith("LICENSE") for name in files)
     declared = {
         str(requirement)
@@ -270,3 +256,20 @@ def unpack(wheel, folder):
     """Unpack a wheel, which is a zip file."""
     shutil.unpack_archive(wheel, folder, "zip")
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("install")
+def test_the_wheel_runs_with_the_base_dependencies_alone(tmp_path):
+    """2026-11: a library that imported a development tool, which only the authors had."""
+    source = copy_sources(tmp_path / "memdpc")
+    env = tmp_path / "env"
+    run(sys.executable, "-m", "venv", env, cwd=tmp_path)
+    pip = (env / "bin/python", "-m", "pip")
+    run(*pip, "wheel", "--quiet", "--no-deps", "-w", tmp_path, ".", cwd=source)
+    (wheel,) = tmp_path.glob("*.whl")
+    run(*pip, "install", "--quiet", "-c", "constraints.txt", wheel, cwd=source)
+    run(*pip, "check", cwd=tmp_path)
+    program = "from memdpc import MemDPC, pretrain; MemDPC('tiny', img_size=32)"
+    run(env / "bin/python", "-c", program, cwd=tmp_path)
+    assert "pretrain" in run(env / "bin/memdpc", "--help", cwd=tmp_path)
