@@ -62,6 +62,7 @@ def demo_run(config: PretrainConfig) -> pd.DataFrame:
     model.register_forward_hook(counter)
     results = pretrain(config, model=model)
     rows = pd.DataFrame(read_metrics(config.out))[["step", "split", "name", "value"]]
+    rows = rows[rows["name"].isin(("loss", "top1", "lr"))]
     steps = rows.loc[rows["split"] == "train", "step"].astype(int).unique()
     slots = [counter.slots[step - 1] for step in steps]
     used = pd.DataFrame({"step": steps, "split": "train", "name": "slots used", "value": slots})
