@@ -43,11 +43,20 @@ PATIENCE = 60.0  # seconds without a result, beyond all time limits, after which
 
 _FAULT_NAMES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
 _FAULTS = {getattr(signal, name) for name in _FAULT_NAMES if hasattr(signal, name)}
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Python's helper process need not tell the terminal that its parent was killed.
+    "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
+}
 _ALARM = getattr(signal, "SIGALRM", None)
 
 
-def seconds_for(path: str, time_limit: float) -> float:
+def seconds_for(
+    path: str,
+    time_limit: float,
+) -> float:
     """How long opening a file may take: `time_limit`, and ten seconds for each megabyte."""
     try:
         return time_limit + os.path.getsize(path) / 1e5
@@ -168,7 +177,10 @@ def _protect_process(work: Work) -> None:
     os.close(nowhere)
 
 
-def _limit(name: str, most: int) -> None:
+def _limit(
+    name: str,
+    most: int,
+) -> None:
     """Set one of the system's limits, where it has such."""
     if resource is None:
         return
@@ -232,13 +244,19 @@ def entry_of_death(
     )
 
 
-def _entry_of_timeout(path: str, time_limit: float) -> Entry:
+def _entry_of_timeout(
+    path: str,
+    time_limit: float,
+) -> Entry:
     seconds = seconds_for(path, time_limit)
     entry = _entry_with_reason(path, f"takes longer than {seconds:.0f} seconds")
     return entry | {"limit": time_limit}
 
 
-def _entry_with_reason(path: str, reason: str) -> Entry:
+def _entry_with_reason(
+    path: str,
+    reason: str,
+) -> Entry:
     try:
         return {"stamp": stamp(path), "reason": printable(reason)}
     except OSError as error:
@@ -249,13 +267,13 @@ def _entry_with_reason(path: str, reason: str) -> Entry:
 def _plain_children() -> Iterator[None]:
     """While this lasts, Python processes start without the user's script, and with one thread.
 
-    `multiprocessing` runs the script of its parent again in each child; what it does there is
-    nobody's wish, and it may import torch.
+    `multiprocessing` runs the script of its parent again in each child, where it would do its work
+    a second time, and may import torch.
     """
-    environment = {name: os.environ.get(name) for name in _THREADS}
+    environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
     main = vars(sys.modules["__main__"])
     script = {name: main[name] for name in ("__file__", "__spec__") if name in main}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    os.environ.update(_ENVIRONMENT)
     main.pop("__file__", None)
     main["__spec__"] = None
     try:

@@ -105,7 +105,11 @@ class Index:
             return entry
         return None
 
-    def fresh(self, path: str, time_limit: float = 0) -> bool:
+    def fresh(
+        self,
+        path: str,
+        time_limit: float = 0,
+    ) -> bool:
         """Whether `path` is known and unchanged, and did not exceed a limit below `time_limit`."""
         entry = self.get(path)
         if entry is None:
@@ -116,7 +120,11 @@ class Index:
             return False
         return unchanged and entry.get("limit", time_limit) >= time_limit
 
-    def add(self, path: str, entry: Entry) -> None:
+    def add(
+        self,
+        path: str,
+        entry: Entry,
+    ) -> None:
         """Note the entry of `path`, in one write."""
         name = json.dumps(path).encode()
         text = json.dumps(entry).encode()

@@ -170,7 +170,10 @@ def bodies(mishap: Mishap) -> list[Body]:
     return _MOTIONS[mishap.kind](mishap, course)
 
 
-def _drop(mishap: Mishap, course: _Course) -> list[Body]:
+def _drop(
+    mishap: Mishap,
+    course: _Course,
+) -> list[Body]:
     """A hand carries a ball through the air, gently up and down; it lets go, and goes on."""
     hand = 0.14 + 0.05 * np.sin(2 * np.pi * (course.time / 1.7 + mishap.phase))
     ground = FLOOR - 0.15
@@ -183,7 +186,10 @@ def _drop(mishap: Mishap, course: _Course) -> list[Body]:
     ]
 
 
-def _slip(mishap: Mishap, course: _Course) -> list[Body]:
+def _slip(
+    mishap: Mishap,
+    course: _Course,
+) -> list[Body]:
     """Somebody walks, with a small bob at each step; trips, and tumbles on."""
     side = np.sign(mishap.speed)
     falling = np.pi / 2 * np.clip(course.after / 0.5, 0, 1) ** 2
@@ -196,7 +202,10 @@ def _slip(mishap: Mishap, course: _Course) -> list[Body]:
     return [Body("box", x, FLOOR - height - bob, (0.09, 0.28), side * turn)]
 
 
-def _collision(mishap: Mishap, course: _Course) -> list[Body]:
+def _collision(
+    mishap: Mishap,
+    course: _Course,
+) -> list[Body]:
     """A wheel rolls along; a box comes the other way, fast, and throws it back."""
     before = course.after < 0
     wheel = np.where(before, course.x, course.x - 2 * mishap.speed * course.after)
@@ -210,7 +219,10 @@ def _collision(mishap: Mishap, course: _Course) -> list[Body]:
     return [rolling, Body("box", box, FLOOR - 0.14 + course.still, (0.11, 0.14), course.still)]
 
 
-def _miss(mishap: Mishap, course: _Course) -> list[Body]:
+def _miss(
+    mishap: Mishap,
+    course: _Course,
+) -> list[Body]:
     """A ball is tossed and caught, again and again; then it is missed, and hops along the floor."""
     beat = mishap.beat
     since = course.time - mishap.phase if mishap.when == inf else course.after
@@ -239,7 +251,10 @@ _MOTIONS: dict[str, Callable[[Mishap, _Course], list[Body]]] = {
 # ---- pictures
 
 
-def cover(body: Body, side: int) -> np.ndarray:
+def cover(
+    body: Body,
+    side: int,
+) -> np.ndarray:
     """How much of each pixel a body covers: [T, H, W], 0 to 1.
 
     Left and right of the frame are joined, top and bottom are not.
@@ -270,7 +285,10 @@ def _distance(
     return np.maximum(thickness, np.maximum(along, across) - width)
 
 
-def draw_mishap(mishap: Mishap, side: int = SIDE) -> np.ndarray:
+def draw_mishap(
+    mishap: Mishap,
+    side: int = SIDE,
+) -> np.ndarray:
     """A mishap in fine weather: float32 [T, H, W, 3], 0 to 255."""
     height = (np.arange(side) + 0.5) / side  # of the rows, frame heights from the top
     earth = np.clip(side * (height - FLOOR) + 0.5, 0, 1)[:, None, None]  # [H, 1, 1]
@@ -338,13 +356,19 @@ def annotate(
     return [float(time) if rng.random() > 0.1 else -1 for time in seen]
 
 
-def _false_alarm(mishap: Mishap, rng: np.random.Generator) -> float:
+def _false_alarm(
+    mishap: Mishap,
+    rng: np.random.Generator,
+) -> float:
     if rng.random() < 0.05:
         return round(rng.uniform(0, mishap.length), 3)
     return -1
 
 
-def oops_entry(times: Sequence[float], length: float) -> dict[str, Any]:
+def oops_entry(
+    times: Sequence[float],
+    length: float,
+) -> dict[str, Any]:
     """What Oops!'s transition_times.json holds for a video of `length` seconds."""
     stdev = statistics.pstdev(times)
     return {
@@ -357,7 +381,10 @@ def oops_entry(times: Sequence[float], length: float) -> dict[str, Any]:
     }
 
 
-def mishap_title(kind: str, number: int) -> str:
+def mishap_title(
+    kind: str,
+    number: int,
+) -> str:
     """A name such as people give their videos."""
     return TITLES[number % len(TITLES)].format(kind=kind, number=number)
 
@@ -367,7 +394,10 @@ def mishap_part(number: int) -> str:
     return "val" if number % 4 == 3 else "train"
 
 
-def mishap_lists(videos_per_kind: int, seed: int = 0) -> dict[str, str]:
+def mishap_lists(
+    videos_per_kind: int,
+    seed: int = 0,
+) -> dict[str, str]:
     """{file name: text} of Oops!'s annotations: lists of names, and times.
 
     A quarter of the training videos was never shown to annotators. The filtered lists hold the
@@ -460,7 +490,10 @@ def _missing_videos(
     return tasks
 
 
-def _write_videos(tasks: Sequence[_Task], num_workers: int) -> None:
+def _write_videos(
+    tasks: Sequence[_Task],
+    num_workers: int,
+) -> None:
     if num_workers < 2 or len(tasks) < 32:
         for task in tasks:
             _write_video(task)

@@ -121,7 +121,11 @@ class _Encoder:
         self.kept: dict[int, np.ndarray] = {}  # {index: uint8 [H, W, 3]}
         self._keep_every = 1
 
-    def add(self, frame: av.VideoFrame, time: int) -> None:
+    def add(
+        self,
+        frame: av.VideoFrame,
+        time: int,
+    ) -> None:
         """Scale a decoded frame and write it, to be shown at `time`."""
         if self.stream is None:
             size = small_size(*shown_size(frame), self.short_side)
@@ -141,7 +145,11 @@ class _Encoder:
         if self.stream is not None:
             self.container.mux(self.stream.encode(None))
 
-    def _keep(self, picture: np.ndarray, index: int) -> None:
+    def _keep(
+        self,
+        picture: np.ndarray,
+        index: int,
+    ) -> None:
         """Keep some pictures, spread over the video: of eight every second one is dropped."""
         if index % self._keep_every == 0:
             self.kept[index] = picture
@@ -198,7 +206,10 @@ def encode_copy(
     return (times - times[0]) * float(tick), encoder.kept
 
 
-def psnr(a: Iterable[np.ndarray], b: Iterable[np.ndarray]) -> float:
+def psnr(
+    a: Iterable[np.ndarray],
+    b: Iterable[np.ndarray],
+) -> float:
     """Peak signal-to-noise ratio of pictures (uint8 [H, W, 3]), dB; 99 where they are equal."""
     errors = [np.mean((x - y.astype(np.float32)) ** 2) for x, y in zip(a, b)]
     return min(99.0, 10 * math.log10(255**2 / max(np.mean(errors), 1e-9)))
@@ -257,7 +268,10 @@ def _encode_to_disk(
     return result
 
 
-def is_done(source: str | os.PathLike, target: str | os.PathLike) -> bool:
+def is_done(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+) -> bool:
     """Whether a copy is there and has its source's time of change.
 
     Some file systems know time in steps, of 100 ns or of up to two seconds, and round down.
@@ -275,7 +289,10 @@ def is_done(source: str | os.PathLike, target: str | os.PathLike) -> bool:
 # ---- a dataset's folder, and that of its copy
 
 
-def _dataset_videos(name: str, root: str) -> tuple[list[str], list[tuple[str, str]]]:
+def _dataset_videos(
+    name: str,
+    root: str,
+) -> tuple[list[str], list[tuple[str, str]]]:
     """Every video file of a dataset, whichever list names it, and (path, reason) of the rest.
 
     Raises `DatasetError` where the layout is not the dataset's.
@@ -304,7 +321,10 @@ def _check_folders(config: PrepareConfig) -> tuple[Path, Path]:
     return root, out
 
 
-def _check_links(out: Path, paths: Iterable[str]) -> None:
+def _check_links(
+    out: Path,
+    paths: Iterable[str],
+) -> None:
     """`ConfigError` where a link leads out of the copy: something else would be written to."""
     top = out.resolve()
     for folder in {os.path.dirname(path) for path in paths}:
@@ -313,7 +333,10 @@ def _check_links(out: Path, paths: Iterable[str]) -> None:
 
 
 @contextmanager
-def _workbench(out: Path, settings: dict[str, Any]) -> Iterator[Path]:
+def _workbench(
+    out: Path,
+    settings: dict[str, Any],
+) -> Iterator[Path]:
     """The hidden folder in `out` for files at work: this process's alone, empty, gone afterwards.
 
     Raises `ConfigError` where `out` holds anything but such a copy, or another process is at work.
@@ -339,7 +362,10 @@ def _workbench(out: Path, settings: dict[str, Any]) -> Iterator[Path]:
         lock.release()
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+def _check_settings(
+    path: Path,
+    settings: dict[str, Any],
+) -> None:
     """`ConfigError` if a copy was begun with other settings."""
     try:
         found = dict(json.loads(path.read_text()))
@@ -497,7 +523,10 @@ def measure_speed(
     return 1 / before, 1 / after, median(old / new for old, new in seconds)
 
 
-def _single_video(index: Index, path: str) -> VideoList:
+def _single_video(
+    index: Index,
+    path: str,
+) -> VideoList:
     """A `VideoList` of one video, which is opened if the index does not know it."""
     entry = index.get(path)
     if entry is None or not index.fresh(path):
@@ -509,7 +538,10 @@ def _single_video(index: Index, path: str) -> VideoList:
     return VideoList("folder", index.root, (), Packed([video]))
 
 
-def _clip_time(clips: Clips, epoch: int) -> float:
+def _clip_time(
+    clips: Clips,
+    epoch: int,
+) -> float:
     """Seconds that reading a clip takes."""
     start = perf_counter()
     clips[epoch, 0]
@@ -615,11 +647,17 @@ def _tell_broken(
     logger.warning("%s: %d videos are left out: %s", printable(root), len(broken), reasons)
 
 
-def _total_size(folder: Path, paths: Iterable[str]) -> int:
+def _total_size(
+    folder: Path,
+    paths: Iterable[str],
+) -> int:
     return sum(os.path.getsize(folder / path) for path in paths)
 
 
-def _qualities(index: Index, paths: Iterable[str]) -> tuple[tuple[float, str], ...]:
+def _qualities(
+    index: Index,
+    paths: Iterable[str],
+) -> tuple[tuple[float, str], ...]:
     """(PSNR, path) of the copies, the worst first."""
     found: list[tuple[float, str]] = []
     for path in paths:

@@ -172,7 +172,10 @@ def _file_row(
     return row
 
 
-def _unused_row(path: str, reasons: dict[str, list[str]]) -> Row:
+def _unused_row(
+    path: str,
+    reasons: dict[str, list[str]],
+) -> Row:
     """A file that is not there, or that is there and in no list."""
     row: Row = {"path": path, "reason": "; ".join(reasons)}
     if _ABSENT in reasons:
@@ -241,11 +244,17 @@ def _part_lines(report: Report) -> Iterator[str]:
         yield f"{part:10}{error}"
 
 
-def _part_line(name: str, values: Iterable[object]) -> str:
+def _part_line(
+    name: str,
+    values: Iterable[object],
+) -> str:
     return f"{name:10}" + "".join(f"{value:>10}" for value in values)
 
 
-def _reason_lines(report: Report, most: int = 20) -> Iterator[str]:
+def _reason_lines(
+    report: Report,
+    most: int = 20,
+) -> Iterator[str]:
     """Why files are not used, the most frequent reason first, each with an example."""
     for status in _ORDER:
         found: list[tuple[int, str, str]] = []
@@ -262,7 +271,10 @@ def _reason_lines(report: Report, most: int = 20) -> Iterator[str]:
             yield f"{rest:8}  for {len(found) - most} other reasons: see the table"
 
 
-def _kind_lines(report: Report, most: int = 6) -> Iterator[str]:
+def _kind_lines(
+    report: Report,
+    most: int = 6,
+) -> Iterator[str]:
     """What the readable videos are."""
     if report.frames:
         yield "readable videos (value: how many have it)"

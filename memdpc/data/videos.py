@@ -106,7 +106,10 @@ class VideoList:
         return replace(self, videos=Packed(filter(keep, self.videos)))
 
 
-def summarize_reasons(pairs: Iterable[tuple[str, str]], most: int = 8) -> str:
+def summarize_reasons(
+    pairs: Iterable[tuple[str, str]],
+    most: int = 8,
+) -> str:
     """Pairs (path, reason) counted by reason, in one line, the most frequent reason first.
 
     `2 no such file (a.mp4, ...), 1 is empty (b.mp4)`; at most `most` reasons are named.

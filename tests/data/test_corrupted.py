@@ -1,4 +1,7 @@
-"""Files that are damaged, or made to hurt, scanned by worker processes from the shell: every one ends as a row of the table with its reason."""
+"""Files that are damaged, or made to hurt, scanned by worker processes from the shell.
+
+Every one ends as a row of the table with its reason.
+"""
 
 import csv
 import io
@@ -26,16 +29,22 @@ ENCODERS = {  # what issue 3 names: (encoder, options, pixel format, containers)
     "libvpx-vp9": (VP9, "yuv420p", ("mp4", "mkv", "webm")),
     "mjpeg": ({}, "yuvj420p", ("avi", "mp4", "mkv")),
 }
-# Runs the command and tells, besides, how much memory its largest process took: the worker processes are its children's children.
+# Runs the command, and tells how much memory its largest process took: the workers are its
+# children's children.
 WATCHED = """
 import json, resource, subprocess, sys
-done = subprocess.run([sys.executable, '-m', 'memdpc', *sys.argv[1:]], capture_output=True, text=True)
-print(json.dumps([done.returncode, done.stdout, done.stderr, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+words = [sys.executable, '-m', 'memdpc', *sys.argv[1:]]
+done = subprocess.run(words, capture_output=True, text=True)
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([done.returncode, done.stdout, done.stderr, peak]))
 """
 
 
 def scan(root, out, cache, *words, before=()):
-    """`memdpc scan` of a folder: the table's rows by path, the report, the largest process in MB, and seconds."""
+    """`memdpc scan` of a folder.
+
+    The table's rows by path, the report, the largest process in MB, and seconds.
+    """
     start = time.perf_counter()
     env = os.environ | {"MEMDPC_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -106,7 +115,10 @@ def encode(
 
 
 def spoiled(data, rng, kind):
-    """A variant: cut at any byte, or with 1 to 64 bytes replaced, anywhere or among the first and the last 600."""
+    """A variant of a file.
+
+    Cut at any byte, or with 1 to 64 bytes replaced, anywhere or among the first and the last 600.
+    """
     if kind == "cut":
         return data[: rng.integers(len(data))]
     data, count = bytearray(data), int(rng.integers(1, 65))
@@ -140,7 +152,10 @@ def corpus(tmp_path, request):
     "corpus", [6, pytest.param(72, marks=pytest.mark.slow)], indirect=True, ids=["84", "1008"]
 )
 def test_corrupted_files(corpus, tmp_path):
-    """No crash, no hang, memory bounded, each classified; the second scan opens none of them and says the same."""
+    """No crash, no hang, memory bounded, each classified.
+
+    The second scan opens none of them and says the same.
+    """
     rows, text, memory, seconds = scan(
         corpus, tmp_path / "out", tmp_path / "cache", "--time_limit", "20"
     )
@@ -172,9 +187,13 @@ def test_corrupted_files(corpus, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("corpus", [72], indirect=True)
 def test_training_among_a_thousand_corrupted_files(corpus, tmp_path):
-    """An epoch over them all, in two loader processes: it comes to its end, names the broken ones, and reads every other one."""
+    """An epoch over them all, in two loader processes.
+
+    It comes to its end, names the broken ones, and reads every other one.
+    """
     env = os.environ | {"MEMDPC_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    sizes = "--preset demo --img_size 32 --num_blocks 3 --block_len 2 --pred_steps 1 --mem_size 16 --epochs 1 --val_fraction 0 --num_workers 2 --device cpu"
+    sizes = "--preset demo --img_size 32 --num_blocks 3 --block_len 2 --pred_steps 1 --mem_size 16"
+    sizes += " --epochs 1 --val_fraction 0 --num_workers 2 --device cpu"
     done = subprocess.run(
         [
             sys.executable,
@@ -313,7 +332,10 @@ DROPPED = "-dac_override,-dac_read_search"  # for root no file is locked, unless
 
 
 def test_everything_that_hurts_in_one_scan(tmp_path):
-    """Each file has its row, its status and its reason, and nothing but the report comes to the terminal."""
+    """Each file has its row, its status and its reason.
+
+    And nothing but the report comes to the terminal.
+    """
     root = tmp_path / "hostile"
     root.mkdir()
     if os.geteuid() == 0 and not shutil.which("setpriv"):

@@ -1,4 +1,7 @@
-"""Smaller copies of datasets: picture for picture, with their times, and the same bytes whatever was killed on the way."""
+"""Smaller copies of datasets.
+
+Picture for picture, with their times, and the same bytes whatever was killed on the way.
+"""
 
 import os
 import random
@@ -8,17 +11,22 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from trees import alive, living_children, texts, wait_for
 
 from memdpc.base.config import PrepareConfig
 from memdpc.base.errors import MemdpcError
 from memdpc.base.files import write_bytes
+from memdpc.data import prepare as prepare_module
+from memdpc.data.guard import run_guarded
 from memdpc.data.index import Index
-from memdpc.data.layouts import DATASETS, VIDEO_SUFFIXES
+from memdpc.data.layouts import DATASETS
+from memdpc.data.layouts.walk import VIDEO_SUFFIXES
 from memdpc.data.prepare import prepare, psnr, small_size
 from memdpc.data.shapes import write_shapes
 from memdpc.data.video import frame_times, probe, read_frames, write_video
@@ -54,7 +62,10 @@ def number(frame):
 
 
 def write(path, frames, times=None, rotation=0, sound=False, **tags):
-    """A file with what `write_video` has not: times in milliseconds, rotation, sound, tags that say how colours are stored."""
+    """A file with what `write_video` does not write.
+
+    Times in milliseconds, rotation, sound, tags that say how colours are stored.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "12", "g": "50"})
         stream.height, stream.width = frames.shape[1:3]
@@ -141,7 +152,10 @@ def job(root, out, **more):
 
 
 def tree(folder):
-    """Everything below a folder: for a file its bytes, rights and time of change (not that of prepare.json), None for a folder."""
+    """Everything in a folder, at any depth.
+
+    For a file its bytes, rights and time of change (not that of prepare.json), None for a folder.
+    """
 
     def state(path):
         status = path.stat()
@@ -206,7 +220,10 @@ def copied(tmp_path_factory):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_picture_for_picture(copied, name):
-    """Every picture in its place, at its time, upright and alike; H.264 without B-frames, a keyframe at least at every twelfth picture, no sound."""
+    """Every picture in its place, at its time, upright and alike.
+
+    H.264 without B-frames, a keyframe at least at every twelfth picture, no sound.
+    """
     source, copy = copied[0] / name, copied[1] / name
     was, now = probe(source), probe(copy)
     assert (now.height, now.width) == small_size(was.width, was.height, 48) and (
@@ -245,7 +262,10 @@ def test_picture_for_picture(copied, name):
 
 
 def test_a_copy_tells_its_quality_and_is_known(copied):
-    """The report counts all; the dataset was not written to; no later command opens the copy again."""
+    """The report counts all; the dataset was not written to.
+
+    No later command opens the copy again.
+    """
     root, out, before, report, indexed = copied
     assert tree(root) == before and all(indexed.values())
     assert (len(report.kept), report.skipped, report.broken) == (len(KINDS), 0, ()) and sorted(
@@ -302,7 +322,10 @@ def test_a_copy_goes_by_its_content(copied, tmp_path):
 
 
 def test_done_changed_and_broken(tmp_path, caplog):
-    """A second run does nothing; a source that changed is copied again, alone; what broke since is left out, and so is its copy."""
+    """A second run does nothing; a source that changed is copied again, alone.
+
+    What broke since is left out, and so is its copy.
+    """
     root, out = (
         plant(tmp_path / "root", {f"{i}.mp4": KINDS["plain.mp4"] for i in range(3)}),
         tmp_path / "out",
@@ -359,7 +382,10 @@ def test_done_changed_and_broken(tmp_path, caplog):
 
 
 def test_a_copy_is_a_dataset(tmp_path):
-    """UCF101's layout: the copy gives the same videos, labels, groups and classes in all splits; its lists are the same files."""
+    """UCF101's layout: the copy gives the same videos, labels, groups and classes in all splits.
+
+    Its lists are the same files.
+    """
     root, out = write_shapes(tmp_path / "shapes", 4, num_workers=2), tmp_path / "out"
     (root / "notes.txt").write_text("not a dataset's file")
     report = prepare(job(root, out, dataset="ucf101", short_side=32))
@@ -412,7 +438,7 @@ def test_mistakes_are_one_line(tmp_path):
 
 
 def test_folders_of_others_are_left_alone(tmp_path):
-    """A folder with something else in it, other settings, another process at work, a link that leads to the source."""
+    """A folder with something else in it, other settings, a link that leads to the source."""
     root, out, other = (
         plant(tmp_path / "root", {"a/a.mp4": KINDS["plain.mp4"]}),
         tmp_path / "out",
@@ -445,23 +471,37 @@ def test_folders_of_others_are_left_alone(tmp_path):
     assert tree(root) == before
 
 
+HOLD = """
+import sys, time
+from pathlib import Path
+from memdpc.base.files import hold_folder
+lock = hold_folder(Path(sys.argv[1]))
+print('in', flush=True)
+time.sleep(600)
+"""
+
+
 def test_two_at_once(tmp_path):
     """The second process is told so; the first goes on undisturbed."""
-    import fcntl
-
-    root, out = plant(tmp_path / "root", {"a.mp4": KINDS["plain.mp4"]}), tmp_path / "out"
-    (out / ".prepare").mkdir(parents=True)
-    with open(out / ".prepare/lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (out / ".prepare/work").write_bytes(b"at work")
-        assert "another process is making this copy" in refused(job(root, out))
-        assert (out / ".prepare/work").exists()
+    root = plant(tmp_path / "root", {"a.mp4": KINDS["plain.mp4"]})
+    out = tmp_path / "out"
+    words = [sys.executable, "-c", HOLD, out / ".prepare"]
+    first = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "in\n"
+    (out / ".prepare/work").write_bytes(b"at work")
+    assert "another process is at work in this folder" in refused(job(root, out))
+    assert (out / ".prepare/work").exists()
+    first.kill()
+    first.wait()
     prepare(job(root, out))
     assert sorted(os.listdir(out)) == ["a.mp4", "prepare.json"]
 
 
 def test_the_command_line(tmp_path):
-    """The report on standard output, one line and status 2 for a mistake, and for a disk that takes no more; then it goes on."""
+    """The report on standard output, one line and status 2 for a mistake.
+
+    And for a disk that takes no more; then it goes on.
+    """
     root, out = (
         plant(tmp_path / "root", {f"{i}.mp4": KINDS["plain.mp4"] for i in range(3)}),
         tmp_path / "out",
@@ -487,58 +527,70 @@ def test_the_command_line(tmp_path):
     )
 
 
+BAD_VIDEO = """
+import os, signal, time
+from memdpc.data.prepare import copy_entry
+
+def work(path, *more):
+    if 'slow' in path: time.sleep(600)
+    if 'fatal' in path: os.kill(os.getpid(), signal.SIGSEGV)
+    return copy_entry(path, *more)
+"""
+
+
 def test_a_file_that_takes_too_long_or_kills_the_decoder(tmp_path, monkeypatch):
     """Left out with its reason; the others are copied."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "bad_video.py").write_text(
-        "import os, signal, time\nfrom memdpc.data.prepare import copy_entry\ndef work(path, *more):\n"
-        "    if 'slow' in path: time.sleep(60)\n    if 'fatal' in path: os.kill(os.getpid(), signal.SIGSEGV)\n    return copy_entry(path, *more)\n"
-    )
+    (tmp_path / "bad_video.py").write_text(BAD_VIDEO)
     monkeypatch.syspath_prepend(str(tmp_path))
-    from memdpc.data import prepare as module
+    work = import_module("bad_video").work
 
-    described = module.described
-    monkeypatch.setattr(
-        module,
-        "described",
-        lambda paths, workers, limit, name, function, *more: described(
-            paths, workers, 1, "bad_video", "work", *more
-        ),
-    )
-    root = plant(
-        tmp_path / "root",
-        dict.fromkeys(("1.mp4", "slow.mp4", "fatal.mp4", "4.mp4"), KINDS["plain.mp4"]),
-    )
+    def run_bad(_, paths, workers, limit, *more):
+        return run_guarded(work, paths, workers, 5, *more)
+
+    monkeypatch.setattr(prepare_module, "run_guarded", run_bad)
+    names = ("1.mp4", "slow.mp4", "fatal.mp4", "4.mp4")
+    root = plant(tmp_path / "root", dict.fromkeys(names, KINDS["plain.mp4"]))
     report = prepare(job(root, tmp_path / "out"))
-    assert report.kept == ("1.mp4", "4.mp4") and set(dict(report.broken)) == {
-        "slow.mp4",
-        "fatal.mp4",
-    }
-    assert (
-        "takes longer" in dict(report.broken)["slow.mp4"]
-        and "crashes" in dict(report.broken)["fatal.mp4"]
-    )
+    assert report.kept == ("1.mp4", "4.mp4")
+    reasons = dict(report.broken)
+    assert set(reasons) == {"slow.mp4", "fatal.mp4"}
+    assert "takes longer" in reasons["slow.mp4"]
+    assert "crashes" in reasons["fatal.mp4"]
     assert sorted(os.listdir(tmp_path / "out")) == ["1.mp4", "4.mp4", "prepare.json"]
+
+
+def test_a_table_is_copied_with_what_it_names(tmp_path):
+    """csv: whatever the suffix of a listed file is, the copy is the same dataset."""
+    root = plant(tmp_path / "root", {"a/1.mp4": KINDS["plain.mp4"]})
+    os.replace(root / "a/1.mp4", root / "a/1.film")
+    texts(root, {"train.csv": ["path,label", "a/1.film,run"]})
+    out = tmp_path / "out"
+    assert prepare(job(root, out, dataset="csv", num_workers=0)).kept == ("a/1.film",)
+    (video,) = load_dataset("csv", out, progress=False).videos
+    assert (video.path, video.info.frames) == ("a/1.film", 40)
 
 
 # ---- killed, interrupted, out of space, endless
 
 DRIVER = """
 import os, sys
-from memdpc.data import datasets
+from memdpc.data import index
 from memdpc.data import prepare
 from memdpc.base.config import PrepareConfig
-root, out, moment, place, count = *sys.argv[1:5], int(sys.argv[5])
+root, out, moment, place, count = sys.argv[1:]
+count = int(count)
 def deadly(function, name):
     calls = []
     def call(*args, **more):
         calls.append(1)
-        if (moment, place) == ("before", name) and len(calls) == count: os.kill(os.getpid(), 9)
+        now = place == name and len(calls) == count
+        if moment == "before" and now: os.kill(os.getpid(), 9)
         result = function(*args, **more)
-        if (moment, place) == ("after", name) and len(calls) == count: os.kill(os.getpid(), 9)
+        if moment == "after" and now: os.kill(os.getpid(), 9)
         return result
     return call
-os.replace, datasets.Index.add = deadly(os.replace, "replace"), deadly(datasets.Index.add, "index")
+os.replace = deadly(os.replace, "replace")
+index.Index.add = deadly(index.Index.add, "index")
 prepare.prepare(PrepareConfig("ucf101", root, out, 64))
 """
 
@@ -551,13 +603,9 @@ def start(root, out, moment="-", place="-", count=0):
     )
 
 
-def children(pid):
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def kill(process, with_workers):
     """SIGKILL to the job, and to its worker processes or not."""
-    workers = children(process.pid) if with_workers else []
+    workers = living_children(process.pid) if with_workers else []
     for pid in (process.pid, *workers):
         os.kill(pid, signal.SIGKILL)
     process.wait()
@@ -595,7 +643,10 @@ def films(tmp_path_factory):
 
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(films, tmp_path):
-    """kill -9, with and without the workers, at random moments of the work and right before and after files are moved and noted: the same tree."""
+    """SIGKILL, with and without the workers: the same tree in the end.
+
+    At random moments of the work, and right before and after files are moved and noted.
+    """
     whole, out, rng = tmp_path / "whole", tmp_path / "out", random.Random(0)
     assert start(films, whole).wait() == 0
     exact = [
@@ -623,7 +674,7 @@ def test_twenty_kills_change_nothing(films, tmp_path):
             kill(process, with_workers=number % 2)
         copies = list(out.rglob("*.avi"))
         assert len(copies) < 72, "nothing was left to be done"
-        at_work += any(path.name != "lock" for path in (out / ".prepare").glob("*"))
+        at_work += any(path.name != ".lock" for path in (out / ".prepare").glob("*"))
         assert not (
             out / "splits_classification"
         ).exists()  # they come last: what is unfinished is no dataset
@@ -647,10 +698,11 @@ def test_interrupted(films, tmp_path):
     while len(list(tmp_path.rglob("out/videos/Dash/*.avi"))) < 5:
         assert process.poll() is None
         time.sleep(0.01)
-    workers = children(process.pid)
+    workers = living_children(process.pid)
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130 and "Traceback" not in process.stderr.read()
-    assert len(workers) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert process.wait(120) == 130 and "Traceback" not in process.stderr.read()
+    assert len(workers) == 2
+    wait_for(lambda: not any(map(alive, workers)))
     assert sorted(os.listdir(tmp_path / "out")) == ["prepare.json", "videos"]
     there = len(list((tmp_path / "out").rglob("*.avi")))
     done = shell(*words)
@@ -665,9 +717,9 @@ def test_a_worker_that_is_killed(films, tmp_path):
     process = start(films, tmp_path / "out")
     while len(list(tmp_path.rglob("out/videos/Dash/*.avi"))) < 5:
         time.sleep(0.01)
-    os.kill(children(process.pid)[0], signal.SIGKILL)
+    os.kill(living_children(process.pid)[0], signal.SIGKILL)
     assert (
-        process.wait(20) == 1
+        process.wait(120) == 1
         and "was killed (SIGKILL)" in process.stderr.read().decode().splitlines()[-1]
     )
     assert (
@@ -713,10 +765,9 @@ def test_a_full_disk(films, tmp_path):
 @pytest.mark.slow
 def test_a_long_film_takes_no_more_memory(tmp_path):
     """6,000 frames, which would fill 600 MB, against 300."""
-    code = (
-        "import resource, sys; from memdpc.data.prepare import make_copy; make_copy(sys.argv[1], sys.argv[2], 160, 18); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
+    code = "import resource, sys; from memdpc.data.prepare import make_copy; "
+    code += "make_copy(sys.argv[1], sys.argv[2], 160, 18); "
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     took = []
     for frames in (300, 6000):
         path = tmp_path / f"{frames}.mp4"

@@ -64,7 +64,10 @@ def list_hmdb51(
     return Listing(classes, there, missing + absent + stray)
 
 
-def source_film(name: str, class_name: str) -> str:
+def source_film(
+    name: str,
+    class_name: str,
+) -> str:
     """The film that a clip was cut from: what stands before the class in its name."""
     place = name.casefold().rfind(f"_{class_name}_".casefold())
     if place > 0:

@@ -113,7 +113,10 @@ def _list_by_folder(
     return Listing(classes, listed, missing)
 
 
-def _first_existing(root: Path, names: list[str]) -> str | None:
+def _first_existing(
+    root: Path,
+    names: list[str],
+) -> str | None:
     """The first of `names` that exists in `root`."""
     for name in names:
         if os.path.exists(root / name):

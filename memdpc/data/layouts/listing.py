@@ -92,7 +92,10 @@ def number_of_splits(name: str) -> int:
     return DATASETS[name].splits
 
 
-def annotation_files(name: str, root: str | os.PathLike) -> list[str]:
+def annotation_files(
+    name: str,
+    root: str | os.PathLike,
+) -> list[str]:
     """Paths, relative to `root`, of the files that name the videos of a dataset.
 
     A copy of the dataset needs them in the same places.
@@ -162,7 +165,10 @@ def list_parts(
     return parts, refused
 
 
-def _check_listing(name: str, listing: object) -> None:
+def _check_listing(
+    name: str,
+    listing: object,
+) -> None:
     """`ConfigError` for what somebody's own function should not return."""
     if not isinstance(listing, Listing):
         kind = type(listing).__name__

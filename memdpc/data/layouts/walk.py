@@ -58,12 +58,18 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False  # a link to itself
 
 
-def _contains(folder: str, place: str) -> bool:
+def _contains(
+    folder: str,
+    place: str,
+) -> bool:
     """Whether the real path `place` is `folder`, or lies in it."""
     return os.path.join(place, "").startswith(os.path.join(folder, ""))
 
 
-def _read_folder(root: str | os.PathLike, folder: str) -> tuple[list[str], list[str], list[str]]:
+def _read_folder(
+    root: str | os.PathLike,
+    folder: str,
+) -> tuple[list[str], list[str], list[str]]:
     """Videos, folders and links to folders right in `root/folder`, as paths relative to `root`."""
     videos: list[str] = []
     folders: list[str] = []
