@@ -12,15 +12,15 @@ from torch import nn
 
 # %% ../../nbs/method/02_convgru.ipynb #ec5e45a2
 class ConvGRU(nn.Module):
-    """The aggregator g of Table S2: a GRU whose matrices are 1x1 convolutions, so that every grid cell keeps a state of its own.
+    """The aggregator g of Table S2: a GRU of 1x1 convolutions, with a state for every cell.
 
-    `step` advances `[B, D, h, w]` by one block; `forward` runs over `[B, N, D, h, w]` and returns the state after every block, in that shape.
-    The state starts at zero unless given. Dropout acts on the state at every step and is carried on in the recurrence.
+    `step` advances `[B, D, h, w]` by one block; `forward` runs over `[B, N, D, h, w]` and
+    returns the state after every block, in that shape. The state starts at zero unless given.
+    Dropout acts on the state at every step and is carried on in the recurrence. `gain` is that
+    of the orthogonal start.
     """
 
-    def __init__(
-        self, dim, dropout=0.1, gain=0.1
-    ):  # D, of input and state; probability; gain of the orthogonal start
+    def __init__(self, dim: int, dropout: float = 0.1, gain: float = 0.1) -> None:
         super().__init__()
         self.reset_gate = nn.Conv2d(2 * dim, dim, 1)
         self.update_gate = nn.Conv2d(2 * dim, dim, 1)
@@ -30,18 +30,19 @@ class ConvGRU(nn.Module):
             nn.init.orthogonal_(gate.weight, gain)
             nn.init.zeros_(gate.bias)
 
-    def step(self, x, state=None):  # [B, D, h, w], and the same or None
+    def step(self, features: torch.Tensor, state: torch.Tensor | None = None) -> torch.Tensor:
         if state is None:
-            state = torch.zeros_like(x)
-        both = torch.cat([x, state], dim=1)  # [B, 2D, h, w]
+            state = torch.zeros_like(features)
+        both = torch.cat([features, state], dim=1)  # [B, 2D, h, w]
         reset = torch.sigmoid(self.reset_gate(both))  # in (0, 1)
         update = torch.sigmoid(self.update_gate(both))  # in (0, 1)
-        candidate = torch.tanh(self.out_gate(torch.cat([x, state * reset], dim=1)))  # in (-1, 1)
+        allowed = torch.cat([features, state * reset], dim=1)  # [B, 2D, h, w]
+        candidate = torch.tanh(self.out_gate(allowed))  # in (-1, 1)
         return self.dropout(state * (1 - update) + candidate * update)
 
-    def forward(self, xs, state=None):  # [B, N, D, h, w]
+    def forward(self, features: torch.Tensor, state: torch.Tensor | None = None) -> torch.Tensor:
         states = []
-        for x in xs.unbind(1):
-            state = self.step(x, state)
+        for block in features.unbind(1):
+            state = self.step(block, state)
             states.append(state)
         return torch.stack(states, dim=1)  # [B, N, D, h, w]

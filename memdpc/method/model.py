@@ -6,22 +6,20 @@
 __all__ = ["Direction", "MemDPCOutput", "MemDPC", "Classifier"]
 
 # %% ../../nbs/method/05_model.ipynb #31c24e43
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
-from safetensors.torch import load
 from torch import nn
 
-from ..base.errors import CheckpointError, ConfigError
+from .checks import check_clips, check_sizes, encode_blocks, predict_once
 from .convgru import ConvGRU
 from .encoder import build_encoder, grid_of
 from .loss import Loss, build_loss, measure
 from .memory import build_predictor
+from .saving import Pretrained, check_given, load_strictly, name_of  # noqa: F401
 
 
 # %% ../../nbs/method/05_model.ipynb #df767628
@@ -58,45 +56,6 @@ class MemDPCOutput:
     future_to_past: Direction | None  # None for a single-directional model
 
 
-# %% ../../nbs/method/05_model.ipynb #modpart2
-def shape_of(value: object) -> list[Any]:
-    """The shape of a tensor; of anything else the name of its type, as a list of one."""
-    return list(value.shape) if isinstance(value, torch.Tensor) else [type(value).__name__]
-
-
-def encode_blocks(encoder: nn.Module, clips: torch.Tensor) -> torch.Tensor:
-    """What `encoder` makes of the blocks of `[B, N, 3, T, H, W]`: `[B*N, D, T', h, w]`."""
-    blocks = clips.flatten(0, 1)  # [B*N, 3, T, H, W]
-    features = encoder(blocks)
-    found = shape_of(features)
-    if len(found) != 5 or found[:2] != [len(blocks), encoder.dim]:
-        wanted = f"a tensor [B, {encoder.dim}, T', h, w]"
-        raise ConfigError(f"the encoder must return {wanted}, got {found}")
-    height, width = blocks.shape[-2:]
-    if height == width and found[3:] != list(encoder.grid(height)):
-        promised = f"{list(encoder.grid(height))} for {height} pixels"
-        raise ConfigError(f"the encoder's grid is {found[3:]}, but its grid() says {promised}")
-    return features
-
-
-def predict_once(
-    predictor: nn.Module, context: torch.Tensor
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Address `[B, K, h, w]` or None, and prediction `[B, D, h, w]`, of `context [B, D, h, w]`."""
-    found = predictor(context)
-    if not isinstance(found, tuple) or len(found) != 2:
-        raise ConfigError("the predictor must return the pair (address or None, prediction)")
-    address, prediction = found
-    wanted = list(context.shape)
-    if shape_of(prediction) != wanted:
-        got = shape_of(prediction)
-        raise ConfigError(f"the predictor's prediction must be {wanted}, got {got}")
-    if address is not None and shape_of(address)[2:] != wanted[2:]:
-        got = shape_of(address)
-        raise ConfigError(f"the predictor's address must be [B, K, h, w], got {got}")
-    return address, prediction
-
-
 # %% ../../nbs/method/05_model.ipynb #d74888a6
 class Prediction(NamedTuple):
     """What `predict_direction` found; shapes as in `Direction`."""
@@ -130,144 +89,6 @@ def predict_direction(
     predicted = torch.stack(predictions, dim=1)  # [B, P, D, h, w]
     address = None if addresses[0] is None else torch.stack(addresses, dim=1)  # [B, P, K, h, w]
     return Prediction(context, address, predicted, target)
-
-
-# %% ../../nbs/method/05_model.ipynb #420e6963
-def load_strictly(
-    model: nn.Module,
-    entries: Mapping[str, torch.Tensor],
-    name_in_file: Callable[[str], str] = str,
-) -> None:
-    """Copy `entries` into `model`.
-
-    `CheckpointError` for the first entry that is missing, extra or of another shape, named as
-    `name_in_file` has it.
-    """
-    own = model.state_dict()
-    for name in own:
-        if name not in entries:
-            raise CheckpointError(f"{name_in_file(name)}: missing in the checkpoint")
-    for name in entries:
-        if name not in own:
-            known = "the checkpoint has it, the network has no such entry"
-            raise CheckpointError(f"{name_in_file(name)}: {known}")
-    for name, value in own.items():
-        found = list(entries[name].shape)
-        if found != list(value.shape):
-            shapes = f"shape {found} in the checkpoint, {list(value.shape)} in the network"
-            raise CheckpointError(f"{name_in_file(name)}: {shapes}")
-    model.load_state_dict(entries)
-
-
-# %% ../../nbs/method/05_model.ipynb #modread1
-_HUB_OPTIONS = (
-    "revision",
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "token",
-    "proxies",
-    "resume_download",
-)
-
-
-def _read_weights(model_id: str, hub: dict[str, Any]) -> tuple[Path, dict[str, torch.Tensor]]:
-    """Path and entries of the weights in a folder, or downloaded from the hub."""
-    folder = Path(model_id)
-    path = folder / "model.safetensors"
-    if not folder.is_dir():
-        from huggingface_hub import hf_hub_download
-
-        gone = ("proxies", "resume_download")  # older versions of the hub pass these on
-        kept = {name: value for name, value in hub.items() if name not in gone}
-        path = Path(hf_hub_download(model_id, path.name, **kept))
-    elif not (folder / "config.json").exists():
-        raise CheckpointError(f"{model_id}: holds no config.json")
-    try:
-        return path, load(path.read_bytes())  # not by its name, which need not be UTF-8
-    except Exception as error:
-        raise CheckpointError(f"{path}: no weights that can be read ({error})") from error
-
-
-# %% ../../nbs/method/05_model.ipynb #ccaa28dc
-class Pretrained(PyTorchModelHubMixin):
-    """`save_pretrained(folder)`, `from_pretrained(folder or hub name)`: safetensors and config.
-
-    Loading is strict and keeps the dtype of the weights. Whatever is wrong with the files is a
-    `CheckpointError` of one line.
-    """
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
-        """The saved model, in eval mode."""
-        if str(name).startswith(("/", ".", "~")) and not Path(name).is_dir():
-            raise CheckpointError(f"{name}: no such folder")
-        try:
-            return super().from_pretrained(name, **options)
-        except (ValueError, TypeError, AttributeError, OSError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CheckpointError(f"{name}: cannot be loaded ({reason})") from error
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **options: Any) -> Self:
-        hub = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
-        path, entries = _read_weights(model_id, hub)
-        floats = [value.dtype for value in entries.values() if value.is_floating_point()]
-        dtype = floats[0] if floats else torch.float32
-        try:
-            model = cls(**options).to(map_location, dtype)
-            load_strictly(model, entries)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        return model.eval()
-
-
-# %% ../../nbs/method/05_model.ipynb #modname2
-_OBJECT = "object:"  # what the name of a part begins with that was handed in
-
-
-def name_of(part: object) -> str:
-    """What a config says of an encoder, a predictor or a loss: its name, or that it was given."""
-    if isinstance(part, str):
-        return part
-    return _OBJECT + getattr(part, "__name__", type(part).__name__)
-
-
-def check_given(**parts: object) -> None:
-    """Raise `CheckpointError` for a part that a config can only describe."""
-    for kind, part in parts.items():
-        if isinstance(part, str) and part.startswith(_OBJECT):
-            name = part.removeprefix(_OBJECT)
-            ask = f"hand it in again ({kind}=...), or register it under a name before training"
-            raise CheckpointError(f"its {kind} was an object of your own, {name}: {ask}")
-
-
-# %% ../../nbs/method/05_model.ipynb #4d8f8f30
-def check_sizes(
-    img_size: int, num_blocks: int, block_len: int, pred_steps: int, mem_size: int
-) -> None:
-    """Raise `ValueError` with one line for sizes that no model can have."""
-    if min(img_size, block_len) < 1:
-        raise ValueError(f"img_size and block_len must be positive, got {img_size} and {block_len}")
-    if not 0 < pred_steps < num_blocks:
-        raise ValueError(
-            f"pred_steps must lie in 1..num_blocks-1, got {pred_steps} of {num_blocks} blocks"
-        )
-    if mem_size < 0:
-        raise ValueError(f"mem_size must be 0 (no memory) or more, got {mem_size}")
-
-
-# %% ../../nbs/method/05_model.ipynb #modclips
-def check_clips(x: torch.Tensor, pred_steps: int) -> None:
-    """Raise `ValueError` for what is no clips `[B, N, 3, T, H, W]`, or too few blocks of them."""
-    if x.ndim != 6 or x.shape[2] != 3 or not x.is_floating_point():
-        found = f"{x.dtype} {list(x.shape)}"
-        raise ValueError(
-            "expected clips [B, N, 3, T, H, W] as memdpc.data.augment.normalize_clips makes them, "
-            f"got {found}"
-        )
-    if x.shape[1] <= pred_steps:
-        raise ValueError(f"{x.shape[1]} blocks are too few to predict {pred_steps} of them")
 
 
 # %% ../../nbs/method/05_model.ipynb #modbase1

@@ -3,7 +3,7 @@
 A released `.pth.tar` is a pickle of a dict, and a pickle is a small program: reading it runs it.
 It may name any function of any installed module and have it called, so that opening a stranger's
 file in the usual way runs whatever the stranger wrote. Files are therefore read with
-`weights_only=True`, which allows tensors, plain containers and one kind of numpy number, and nothing else.
+`weights_only=True`: tensors, plain containers and one kind of numpy number, nothing else.
 
 The released code compares names, keeps the entries that fit, and goes on: where no name fits,
 the network stays random, and nothing says so. Here a missing, extra or misshapen entry is an
