@@ -62,6 +62,11 @@ import torch.nn.functional as F
 from sklearn.manifold import TSNE
 from tqdm import tqdm
 
+from ..base.config import AtlasConfig
+from ..base.errors import CheckpointError, ConfigError, DatasetError
+from ..base.files import atomic_write
+from ..base.viz import as_text, heatmap, use_style
+from ..data.augment import normalize_clips
 from memdpc.evaluation.features import (
     checkpoint_folder,
     clips_of,
@@ -69,12 +74,6 @@ from memdpc.evaluation.features import (
     run_config,
     sized_model,
 )
-
-from ..base.config import AtlasConfig
-from ..base.errors import CheckpointError, ConfigError, DatasetError
-from ..base.files import atomic_write
-from ..base.viz import as_text, heatmap, use_style
-from ..data.augment import normalize_clips
 from ..method.loss import similarity
 from ..method.model import predict_direction
 from ..training.processes import make_accelerator, make_loader, watched_workers

@@ -72,15 +72,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from memdpc.evaluation.features import (
-    checkpoint_folder,
-    measured_clips,
-    run_config,
-    sized_model,
-    strides,
-    with_baselines,
-)
-
 from ..base.config import CLASSIFY_PRESETS, ClassifyConfig, FeaturesConfig
 from ..base.errors import ConfigError, DatasetError, printable
 from ..base.files import atomic_write
@@ -89,6 +80,14 @@ from ..data.augment import Augment, normalize_clips
 from ..data.clips import Clips, Even, Every, Random
 from ..data.layouts import SPLITS
 from ..data.videos import hold_out, load_dataset
+from memdpc.evaluation.features import (
+    checkpoint_folder,
+    measured_clips,
+    run_config,
+    sized_model,
+    strides,
+    with_baselines,
+)
 from ..method.convgru import ConvGRU
 from ..method.model import Classifier, MemDPC, Pretrained
 from ..method.released import load_released_classifier

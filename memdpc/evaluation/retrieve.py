@@ -42,9 +42,9 @@ from ..base.config import RetrieveConfig
 from ..base.errors import ConfigError, DatasetError, TrainingError
 from ..base.files import atomic_write
 from ..base.viz import as_text, use_style
-from ..training.run import read_results, write_results
 from .classify import probe_accuracy
 from .features import measured_features
+from ..training.run import read_results, write_results
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #ca5096e7
