@@ -1,161 +1,253 @@
-"""Files are opened by worker processes that may crash, hang or be killed."""
+"""Worker processes for files that may crash a decoder, keep it busy for ever, or fill the memory.
 
-import json
-import logging
+A decoder is written in C, and some files bring it down. Python's own pools are not made for that:
+when one process dies all unfinished work is lost, and a process that hangs is waited for. Here each
+file has a time limit, each process a memory limit, and a process that dies is replaced. What a file
+did to its process becomes its *reason*, which the index keeps (`memdpc.data.index`).
+
+Only a process that was killed from outside tells nothing about its file (Linux kills when memory
+runs out, a cluster when a job's time is up). Then the work ends with a `DatasetError` that says so.
+"""
+
 import os
-import resource
-import selectors
 import signal
-import subprocess
 import sys
 from collections import deque
-from importlib import import_module
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
 
-from memdpc.base.errors import DatasetError
+from pebble import ProcessExpired, ProcessPool
+
+from memdpc.base.errors import DatasetError, printable
 from memdpc.base.files import stamp
 
-logger = logging.getLogger(__name__)
+try:
+    import resource
+except ImportError:  # Windows: no memory limit there
+    resource = None
 
+Entry = dict[str, Any]  # what is known of a file; `memdpc.data.index` says what stands in it
+Work = Callable[..., Entry]
 
 WORKER_MEMORY = 4 << 30  # bytes; sixteen pictures of MAX_PIXELS take less than half of it
+TASKS_AHEAD = 8  # files given to the pool for each worker: one at work, the others waiting
+ATTEMPTS = 3  # pools that may break one after the other, without a single result
+GRACE = 2.0  # seconds after which a worker ends itself that its parent should have stopped
+PATIENCE = 60.0  # seconds without a result, beyond all time limits, after which a pool is given up
+
+_FAULT_NAMES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
+_FAULTS = {getattr(signal, name) for name in _FAULT_NAMES if hasattr(signal, name)}
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ALARM = getattr(signal, "SIGALRM", None)
 
 
-def seconds_for(path, time_limit):
-    "How long opening a file may take: `time_limit`, and ten seconds for each megabyte"
+def seconds_for(path: str, time_limit: float) -> float:
+    """How long opening a file may take: `time_limit`, and ten seconds for each megabyte."""
     try:
         return time_limit + os.path.getsize(path) / 1e5
     except OSError:
         return time_limit
 
 
-def worker_main(time_limit, module="memdpc.data.datasets", function="describe", *more):
-    "What a worker process does: lists of paths in on standard input, `function(path, *more)` for each out, as lines of JSON; at first it says `null`"
-    for kind, most in (resource.RLIMIT_AS, WORKER_MEMORY), (resource.RLIMIT_CORE, 0):
-        try:
-            resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
-        except (ValueError, OSError):
-            pass  # a tighter limit is set already, or the system knows none
-    work, answers = getattr(import_module(module), function), os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    print("null", file=answers, flush=True)
-    for line in sys.stdin.buffer:
-        for path in json.loads(line):
-            signal.setitimer(signal.ITIMER_REAL, seconds_for(path, time_limit))
-            entry = work(path, *more)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            print(json.dumps(entry), file=answers, flush=True)
+def run_guarded(
+    work: Work, paths: Iterable[str], num_workers: int, time_limit: float, *args: Any
+) -> Iterator[tuple[str, Entry]]:
+    """`(path, work(path, *args))` for each path, in the order in which they are done.
+
+    Args:
+        work: a function of a module, which returns the entry of a file; it runs in the workers
+        paths: absolute, for a worker may have another working directory
+        num_workers: processes
+        time_limit: seconds that a file may take, and ten more for each megabyte
+        args: given to `work` after the path
+
+    A file at which a worker dies, or for which it takes too long, gets `{"stamp", "reason"}`; too
+    long adds `"limit"`, the time limit. Raises `DatasetError` where a worker was killed from
+    outside, or none can be started. Closing the iterator ends all workers.
+    """
+    waiting = deque(paths)
+    failures = 0
+    with _plain_children():
+        while waiting:
+            pool = _GuardedPool(work, args, min(num_workers, len(waiting)), time_limit)
+            try:
+                while waiting or pool.given:
+                    pool.fill(waiting)
+                    path, future = pool.next_done()
+                    yield path, _entry_of(path, future, time_limit)
+                    failures = 0
+            except BrokenProcessPool as error:
+                failures += 1
+                if failures == ATTEMPTS:
+                    raise DatasetError("worker processes cannot start, or are killed") from error
+                waiting.extendleft(pool.given.values())
+            finally:
+                pool.close()
 
 
-class Worker:
-    "A worker process, and the paths for which it still has to answer"
+class _GuardedPool:
+    """A pool of worker processes, and the files that it was given."""
 
-    def __init__(self, time_limit, *work):
-        code = f"import sys; sys.path[:] = {sys.path!r}; from memdpc.data.datasets import worker_main; worker_main(*{(time_limit, *work)!r})"
-        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=os.environ | alone,
+    def __init__(self, work: Work, args: tuple, num_workers: int, time_limit: float) -> None:
+        self.work = work
+        self.args = args
+        self.time_limit = time_limit
+        self.most = TASKS_AHEAD * num_workers
+        self.given: dict[Future, str] = {}
+        self.done: SimpleQueue[Future] = SimpleQueue()
+        self.longest = time_limit
+        # Programs of their own: forked ones would count the parent's memory against their limit.
+        self.pool = ProcessPool(
+            max_workers=num_workers,
+            initializer=_protect_process,
+            initargs=(work,),  # imported at the start, by all workers at the same time
+            context=get_context("spawn"),
         )
-        self.paths, self.rest = deque(), b""
 
-    def give(self, paths):
-        "Paths to a worker that has none; it reads them all before it begins"
-        self.paths.extend(paths)
+    def fill(self, waiting: deque[str]) -> None:
+        """Give the pool files until every worker has some ahead."""
+        while waiting and len(self.given) < self.most:
+            self._give(waiting[0])
+            waiting.popleft()
+
+    def _give(self, path: str) -> None:
+        seconds = seconds_for(path, self.time_limit)
+        self.longest = max(self.longest, seconds)
+        task = (self.work, path, self.args, seconds)
         try:
-            self.process.stdin.write(json.dumps(paths).encode() + b"\n")
-        except BrokenPipeError:
-            pass  # it is gone: `answers` will tell
+            future = self.pool.schedule(_run_task, task, timeout=seconds)
+        except RuntimeError as error:  # pebble's word for a pool that is broken
+            raise BrokenProcessPool from error
+        self.given[future] = path
+        future.add_done_callback(self.done.put)
 
-    def answers(self):
-        "What it has answered by now, as [(path, entry)], and whether it ended"
-        data = os.read(self.process.stdout.fileno(), 1 << 20)
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        return [
-            (self.paths.popleft(), entry) for entry in map(json.loads, lines) if entry
-        ], not data
+    def next_done(self) -> tuple[str, Future]:
+        """Wait for a file to be done; `BrokenProcessPool` where none ever will be."""
+        end = monotonic() + self.longest + PATIENCE
+        while True:
+            try:
+                future = self.done.get(timeout=1.0)
+            except Empty:
+                # A worker that is killed while it takes a task from the queue takes it along.
+                if not self.pool.active or monotonic() > end:
+                    raise BrokenProcessPool from None
+                continue
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                raise error
+            return self.given.pop(future), future
 
-    def end(self, ended=False):
-        "Stop it, wherever it is, unless it has `ended`; its exit status"
-        if not ended:
-            self.process.kill()
-        self.process.stdin.close()
-        self.process.stdout.close()
-        return self.process.wait()
+    def close(self) -> None:
+        """End all workers, wherever they are."""
+        self.pool.stop()
+        self.pool.join()
 
 
-FAULTS = {
-    getattr(signal, name, None)
-    for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
-}
+def _protect_process(work: Work) -> None:
+    """What a worker does first: bound what a file can do to the machine and to the terminal."""
+    _limit("RLIMIT_AS", WORKER_MEMORY)
+    _limit("RLIMIT_CORE", 0)
+    if hasattr(os, "setsid"):  # signals to the group reach the parent alone, which ends its workers
+        os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # at once, even in the middle of a decoder
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
-def epitaph(path, status, time_limit):
-    "The entry of a file at which a worker process ended with an exit status; raises `DatasetError` where the file is not to blame"
-    if -status in FAULTS:
-        reason = f"crashes the decoder ({signal.Signals(-status).name})"
-    elif status == -signal.SIGALRM:
-        reason = f"takes longer than {seconds_for(path, time_limit):.0f} seconds"
-    elif status >= 0:
-        reason = f"ends the process that opens it (exit status {status})"
-    else:
-        raise DatasetError(
-            f"{path}: the process that opened it was killed ({signal.Signals(-status).name}), perhaps for want of memory; "
-            "what was found is kept: start again to go on, with fewer workers"
-        )
+def _limit(name: str, most: int) -> None:
+    """Set one of the system's limits, where it has such."""
+    if resource is None:
+        return
+    # Refused where a tighter limit is set already, or where the system does not know this one.
+    with suppress(AttributeError, ValueError, OSError):
+        kind = getattr(resource, name)
+        resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
+
+
+def _run_task(work: Work, path: str, args: tuple, seconds: float) -> Entry:
+    """Open one file in a worker; an alarm ends an orphan, whose parent cannot stop it any more."""
+    if not hasattr(signal, "setitimer"):
+        return work(path, *args)
+    signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
     try:
-        return {"stamp": stamp(path), "reason": reason} | (
-            {"limit": time_limit} if status == -signal.SIGALRM else {}
-        )
+        return work(path, *args)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _entry_of(path: str, future: Future, time_limit: float) -> Entry:
+    """What a worker found in a file, or what the file did to the worker."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, ProcessExpired):
+        return entry_of_death(path, error.exitcode, time_limit)
+    if isinstance(error, TimeoutError):
+        return _entry_of_timeout(path, time_limit)
+    return _entry_with_reason(path, f"breaks the decoder ({type(error).__name__}: {error})")
+
+
+def entry_of_death(path: str, status: int, time_limit: float) -> Entry:
+    """The entry of a file at which a worker ended with an exit status (below 0: minus a signal).
+
+    Raises `DatasetError` where the file is not to blame: somebody killed the worker.
+    """
+    if status >= 0:
+        return _entry_with_reason(path, f"ends the process that opens it (exit status {status})")
+    if _ALARM is not None and status == -_ALARM:
+        return _entry_of_timeout(path, time_limit)
+    name = signal.Signals(-status).name
+    if -status in _FAULTS:
+        return _entry_with_reason(path, f"crashes the decoder ({name})")
+    raise DatasetError(
+        f"{path}: the process that opened it was killed ({name}), perhaps because memory ran out; "
+        "what was found is kept: start again to go on, with fewer workers"
+    )
+
+
+def _entry_of_timeout(path: str, time_limit: float) -> Entry:
+    seconds = seconds_for(path, time_limit)
+    entry = _entry_with_reason(path, f"takes longer than {seconds:.0f} seconds")
+    return entry | {"limit": time_limit}
+
+
+def _entry_with_reason(path: str, reason: str) -> Entry:
+    try:
+        return {"stamp": stamp(path), "reason": printable(reason)}
     except OSError as error:
         return {"reason": error.strerror}
 
 
-CHUNK = 16  # paths that a worker gets at a time, at most; towards the end ever fewer
+@contextmanager
+def _plain_children() -> Iterator[None]:
+    """While this lasts, Python processes start without the user's script, and with one thread.
 
-
-def described(
-    paths, num_workers, time_limit, *work
-):  # module, function and arguments after the path, if it is not `describe`
-    "`(path, entry)` of each path, in the order in which they are done, by worker processes"
-    waiting, alive = list(reversed(paths)), selectors.DefaultSelector()
-
-    def start():
-        worker = Worker(time_limit, *work)
-        alive.register(worker.process.stdout, selectors.EVENT_READ, worker)
-
+    `multiprocessing` runs the script of its parent again in each child; what it does there is
+    nobody's wish, and it may import torch.
+    """
+    environment = {name: os.environ.get(name) for name in _THREADS}
+    main = vars(sys.modules["__main__"])
+    script = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    main.pop("__file__", None)
+    main["__spec__"] = None
     try:
-        for _ in range(min(num_workers, len(paths))):
-            start()
-        while alive.get_map():
-            for key, _ in alive.select():
-                worker = key.data
-                answers, ended = worker.answers()
-                yield from answers
-                if ended or not (worker.paths or waiting):
-                    alive.unregister(key.fileobj)
-                    status = worker.end(ended)
-                    if worker.paths:
-                        yield (path := worker.paths.popleft()), epitaph(path, status, time_limit)
-                    elif ended:
-                        raise DatasetError(
-                            f"a worker process cannot start, or was killed (exit status {status})"
-                        )
-                    waiting += reversed(worker.paths)
-                    if waiting:
-                        start()
-                elif not worker.paths:
-                    worker.give(
-                        [
-                            waiting.pop()
-                            for _ in range(min(CHUNK, len(waiting) // (4 * num_workers) + 1))
-                        ]
-                    )
+        yield
     finally:
-        for key in list(alive.get_map().values()):
-            key.data.end()
+        main.update(script)
+        for name, value in environment.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+__all__ = ["Entry", "run_guarded"]

@@ -1,141 +1,188 @@
-"""What is known of the files of a dataset: each is opened once, and the verdict kept."""
+"""What is known of the files of a dataset: each is opened once, and what was found is kept.
+
+A file's header is only a promise: Matroska has no number of frames at all, and an AVI that breaks
+off half-way still announces all of its pictures. Whether a file can be read, and how many frames it
+has, is known once it was decoded (`memdpc.data.video.probe`), which takes long for a large dataset.
+So what was found is written down in the index, a line for each file. A line counts as long as the
+file keeps its size and its time of change.
+"""
 
 import hashlib
 import json
 import logging
 import os
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from memdpc.base.errors import VideoError, printable
 from memdpc.base.files import cache_folder, stamp, turn
-from memdpc.data.guard import described
+from memdpc.data.guard import Entry, run_guarded
 from memdpc.data.video import VideoInfo, probe
 
 logger = logging.getLogger(__name__)
 
+INDEX_VERSION = 2  # to be raised when `probe` finds something else in the same file
+TIME_LIMIT = 60.0  # seconds that opening a file may take, and ten more for each megabyte
 
-INDEX_VERSION = 2  # to be raised when `probe` comes to another verdict on the same file
 
+def describe(path: str | os.PathLike) -> Entry:
+    """Open a file and return its entry: all that a later run needs to know of it.
 
-def describe(path):
-    "The entry of a file: `{'stamp', 'info'}`, `{'stamp', 'reason'}` if it is no video, `{'reason'}` if it cannot be looked at"
+    `{"stamp", "info"}` for a video, `{"stamp", "reason"}` for a file that is none, `{"reason"}` for
+    one that cannot be looked at. Whatever a hostile file does to the decoder, and be it an error
+    that nobody thought of, ends as a reason.
+    """
     try:
-        entry = {"stamp": stamp(path)}
+        entry: Entry = {"stamp": stamp(path)}
     except FileNotFoundError:
         return {"reason": "no such file"}
     except OSError as error:
         return {"reason": error.strerror}
     try:
-        return entry | {"info": vars(probe(path))}
+        entry["info"] = vars(probe(path))
     except VideoError as error:
-        return entry | {"reason": error.reason}
+        entry["reason"] = error.reason
     except MemoryError:
-        return entry | {"reason": "asks for more memory than there is"}
+        entry["reason"] = "asks for more memory than there is"
     except OSError as error:
         return {"reason": error.strerror or str(error)}
     except Exception as error:
-        return entry | {
-            "reason": f"breaks the decoder ({type(error).__name__}: {printable(error)})"
-        }
+        entry["reason"] = f"breaks the decoder ({type(error).__name__}: {printable(error)})"
+    return entry
 
 
-def tuples(value):
-    "Lists to tuples, at any depth: JSON knows only lists"
-    return tuple(map(tuples, value)) if isinstance(value, list) else value
+def lists_to_tuples(value: Any) -> Any:
+    """Lists as tuples, at any depth: JSON knows only lists."""
+    if isinstance(value, list):
+        return tuple(lists_to_tuples(item) for item in value)
+    return value
 
 
-def info_from(values):
-    "The `VideoInfo` of an entry"
-    return VideoInfo(**{name: tuples(value) for name, value in values.items()})
+def info_from(values: Mapping[str, Any]) -> VideoInfo:
+    """The `VideoInfo` of an entry."""
+    return VideoInfo(**{name: lists_to_tuples(value) for name, value in values.items()})
 
 
 class Index:
-    "What is known of the files below `root`, kept in `cache_folder()`; where that cannot be written, it is forgotten at the end"
+    """What is known of the files in `root`, kept in `cache_folder()`.
 
-    def __init__(self, root):
+    Where that cannot be written, all is forgotten at the end. Each line is appended in one write as
+    soon as it is known, after a line end: a line that a kill cut short spoils itself, and nothing
+    that follows. In memory lines stay bytes, and are taken apart when they are asked for: as dicts
+    they would take about five times as much.
+    """
+
+    def __init__(self, root: str | os.PathLike) -> None:
         self.root = Path(root).resolve()
-        key = (
-            os.fsencode(self.root)
-            + repr((INDEX_VERSION, [field.name for field in fields(VideoInfo)])).encode()
-        )
-        self.file = cache_folder() / "index" / f"{hashlib.sha256(key).hexdigest()[:16]}.jsonl"
-        self.lines, self.writable = (
-            {},
-            True,
-        )  # {path: entry}, both as JSON in bytes, between which a line has a tab
+        names = [field.name for field in fields(VideoInfo)]
+        key = os.fsencode(self.root) + repr((INDEX_VERSION, names)).encode()
+        digest = hashlib.sha256(key).hexdigest()[:16]
+        self.file = cache_folder() / "index" / f"{digest}.jsonl"
+        self.lines: dict[
+            bytes, bytes
+        ] = {}  # {path: entry} as JSON; in the file, with a tab between
+        self._writable = True
         with suppress(OSError), open(self.file, "rb") as lines:  # there may be none yet
-            self.lines.update(line.rstrip(b"\n").split(b"\t", 1) for line in lines if b"\t" in line)
+            for line in lines:
+                name, tab, text = line.rstrip(b"\n").partition(b"\t")
+                if tab:
+                    self.lines[name] = text
 
-    def get(self, path):
-        "The entry of `path`; None where there is none, or one cut short by a kill"
+    def get(self, path: str) -> Entry | None:
+        """The entry of `path`; None where there is none, or one cut short by a kill."""
+        text = self.lines.get(json.dumps(path).encode(), b"")
         try:
-            entry = json.loads(self.lines.get(json.dumps(path).encode(), b""))
+            entry = json.loads(text)
         except ValueError:
             return None
-        return entry if isinstance(entry, dict) and ("info" in entry or "reason" in entry) else None
+        if isinstance(entry, dict) and ("info" in entry or "reason" in entry):
+            return entry
+        return None
 
-    def fresh(self, path, time_limit=0):
-        "Whether `path` is known and unchanged, and did not exceed a limit smaller than `time_limit`"
-        entry = self.get(path) or {}
+    def fresh(self, path: str, time_limit: float = 0) -> bool:
+        """Whether `path` is known and unchanged, and did not exceed a limit below `time_limit`."""
+        entry = self.get(path)
+        if entry is None:
+            return False
         try:
-            return (
-                entry.get("stamp") == stamp(os.path.join(self.root, path))
-                and entry.get("limit", time_limit) >= time_limit
-            )
+            unchanged = entry.get("stamp") == stamp(os.path.join(self.root, path))
         except OSError:
             return False
+        return unchanged and entry.get("limit", time_limit) >= time_limit
 
-    def add(self, path, entry):
-        "Note the entry of `path`, in one write"
-        name, text = json.dumps(path).encode(), json.dumps(entry).encode()
+    def add(self, path: str, entry: Entry) -> None:
+        """Note the entry of `path`, in one write."""
+        name = json.dumps(path).encode()
+        text = json.dumps(entry).encode()
         self.lines[name] = text
-        if not self.writable or "stamp" not in entry:
+        if not self._writable or "stamp" not in entry:
             return
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with open(self.file, "ab", buffering=0) as out:
                 out.write(b"\n" + name + b"\t" + text)
         except OSError as error:
-            self.writable = False
+            self._writable = False
             logger.warning("the index is not kept: %s", printable(error))
 
 
-TIME_LIMIT = 60.0  # seconds that opening a file may take, and ten more for each megabyte
+def examine(
+    root: str | os.PathLike,
+    paths: Iterable[str],
+    num_workers: int = 0,
+    progress: bool = True,
+    time_limit: float = TIME_LIMIT,
+) -> Index:
+    """The `Index` of `root`, in which each of `paths` has an entry.
 
+    An entry of an earlier time is used if the file is unchanged, else the file is opened, by
+    `num_workers` guarded processes; with 0 by this process, which then has no guard against files
+    that crash a decoder or take for ever. A file that took too long is tried again when it changes,
+    or when the limit is larger.
 
-def examine(root, paths, num_workers=0, progress=True, time_limit=TIME_LIMIT):
-    """The `Index` of `root`, in which each of `paths` has an entry: from an earlier time if the file is unchanged, else by opening it.
-
-    Files are opened by `num_workers` guarded processes; with 0 by this process, which then has no guard against files that crash a decoder
-    or take for ever. A file that took too long is tried again when it changes, or when the limit is larger.
+    Several processes may want the same dataset at once, those of a run on many GPUs or two runs.
+    The first opens the files; the others wait, and read what it found.
     """
-    index, paths = Index(root), dict.fromkeys(paths)
-    if all(index.fresh(path, time_limit) for path in paths):
+    index = Index(root)
+    wanted = list(dict.fromkeys(paths))
+    if all(index.fresh(path, time_limit) for path in wanted):
         return index
-    with turn(index.file):
+    with turn(index.file.with_suffix(".lock")):
         index = Index(root)  # another process may have added to it
-        unknown = [
-            os.path.join(index.root, path) for path in paths if not index.fresh(path, time_limit)
-        ]
-        found = (
-            described(unknown, num_workers, time_limit)
-            if num_workers
-            else ((path, describe(path)) for path in unknown)
-        )
-        quiet, skip = not (progress and unknown), len(os.path.join(index.root, ""))
-        for path, entry in tqdm(
+        unknown = [path for path in wanted if not index.fresh(path, time_limit)]
+        found = _open_files(index.root, unknown, num_workers, time_limit)
+        bar = tqdm(
             found,
             "opening videos",
             len(unknown),
-            disable=quiet,
+            disable=not (progress and unknown),
             ascii=True,
             mininterval=1,
             file=sys.stderr,
-        ):
-            index.add(path[skip:], entry)
+        )
+        for path, entry in bar:
+            index.add(path, entry)
     return index
+
+
+def _open_files(
+    root: Path, paths: list[str], num_workers: int, time_limit: float
+) -> Iterator[tuple[str, Entry]]:
+    """`(path, entry)` of each path in `root`, as they are done."""
+    if not num_workers:
+        for path in paths:
+            yield path, describe(os.path.join(root, path))
+        return
+    top = os.path.join(root, "")
+    files = [top + path for path in paths]
+    for file, entry in run_guarded(describe, files, num_workers, time_limit):
+        yield file.removeprefix(top), entry
+
+
+__all__ = ["Index", "describe", "examine", "info_from"]

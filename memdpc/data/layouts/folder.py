@@ -1,0 +1,94 @@
+"""Any folder of videos: `train/class/name.mp4` and `test/class/name.mp4`, or less order than that.
+
+| arrangement | train | test |
+|---|---|---|
+| `train/class/name.mp4`, `test/class/name.mp4` (or `val`) | labelled by folder | likewise |
+| `class/name.mp4` | all, labelled by folder | none |
+| anything else | all, at any depth, without labels | none |
+"""
+
+import os
+from pathlib import Path
+
+from memdpc.base.errors import DatasetError
+from memdpc.data.layouts.listing import Listed, Listing, Missing
+from memdpc.data.layouts.walk import VIDEO_SUFFIXES, is_folder, video_paths
+
+TEST_FOLDERS = ("test", "val")
+
+
+def list_folder(root: Path, split: int, subset: str) -> Listing:
+    """Videos labelled by folder, in `train` and `test` where there are such folders."""
+    folders = _folders_in(root)
+    test = next((name for name in TEST_FOLDERS if name in folders), None)
+    if "train" in folders and (test is not None or folders == {"train"}):
+        return _list_parts(root, test, subset)
+    if subset != "train":
+        raise DatasetError(
+            f"{root}: a plain folder has no test videos; arrange it as train/class/name.mp4 and "
+            "test/class/name.mp4, or name the videos in train.csv and test.csv (--dataset csv)"
+        )
+    return _list_plain(root)
+
+
+def _folders_in(folder: Path) -> set[str]:
+    """The names of the folders in a folder; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if is_folder(entry)}
+    except OSError:
+        return set()
+
+
+def _list_plain(root: Path) -> Listing:
+    """All for training; labelled by folder if each video lies at class/name."""
+    missing: list[Missing] = []
+    found = _some_videos(root, "", missing)
+    folders = [os.path.dirname(path) for path in found]
+    labelled = all(name and os.sep not in name for name in folders)
+    classes = sorted(set(folders)) if labelled else []
+    numbers = {name: number for number, name in enumerate(classes)}
+    listed = [Listed(path, numbers.get(name, -1)) for path, name in zip(found, folders)]
+    return Listing(classes, listed, missing)
+
+
+def _list_parts(root: Path, test: str | None, subset: str) -> Listing:
+    """The videos of `train`, or of the folder `test`; the classes are the folders in `train`.
+
+    Both are without labels where no video in `train` lies in a folder of its class.
+    """
+    if subset == "test" and test is None:
+        raise DatasetError(f"{root}: no folder test or val beside train")
+    part = "train" if subset == "train" else str(test)
+    missing: list[Missing] = []
+    found = _some_videos(root, part, missing)
+    trained = found if part == "train" else _some_videos(root, "train", [])
+    known = {_class_of(path) for path in trained} - {""}
+    if not known:
+        return Listing((), [Listed(path) for path in found], missing)
+    classes = sorted(known)
+    numbers = {name: number for number, name in enumerate(classes)}
+    listed: list[Listed] = []
+    for path in found:
+        name = _class_of(path)
+        if not name:
+            missing.append((path, f"lies in no class, as {part}/class/name.mp4"))
+        elif name in numbers:
+            listed.append(Listed(path, numbers[name]))
+        else:
+            raise DatasetError(f"{root}: {part} has the class {name!r}, which train lacks")
+    return Listing(classes, listed, missing)
+
+
+def _some_videos(root: Path, folder: str, missing: list[Missing]) -> list[str]:
+    found = video_paths(root, folder, missing)
+    if not found:
+        kinds = " ".join(sorted(VIDEO_SUFFIXES))
+        raise DatasetError(f"{root / folder}: no video files ({kinds})")
+    return found
+
+
+def _class_of(path: str) -> str:
+    """The second folder of `train/class/.../name.mp4`; '' where there is none."""
+    names = path.split(os.sep)
+    return names[1] if len(names) > 2 else ""
