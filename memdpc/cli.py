@@ -1,69 +1,91 @@
-"""memdpc COMMAND: the jobs, from a shell"""
+"""memdpc COMMAND: the jobs, from a shell.
+
+A command is a name, a function and a config. Its module is imported when it runs: torch alone
+takes seconds to import, and `memdpc --help` should not wait for it.
+"""
 
 import logging
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from typing import Any, NamedTuple
 
 from memdpc.base import config as configs
-from memdpc.base.errors import MemdpcError, printable
+from memdpc.base.config import JobConfig
+from memdpc.base.errors import ConfigError, MemdpcError, Stopped, printable
+from memdpc.base.plugins import load_plugins
 
-COMMANDS = {  # name: (what it does, module, function, presets: the first counts where none is named)
-    "shapes": (
+logger = logging.getLogger("memdpc")
+
+
+class Command(NamedTuple):
+    """What `memdpc NAME` does, and where the function is that does it."""
+
+    about: str
+    module: str  # within memdpc
+    function: str  # takes a config
+    presets: Mapping[str, JobConfig]
+    default: str = "default"  # the preset that the fields start from
+
+
+COMMANDS = {
+    "shapes": Command(
         "write the embedded dataset as video files",
         "cli",
-        "write_shapes",
+        "write_datasets",
         {"default": configs.ShapesConfig()},
     ),
-    "scan": (
+    "scan": Command(
         "open every file of a dataset, and say what is in it",
         "data.scan",
         "scan",
         {"default": configs.ScanConfig()},
     ),
-    "prepare": (
+    "prepare": Command(
         "make a smaller copy of a dataset",
         "data.prepare",
         "prepare",
         {"default": configs.PrepareConfig()},
     ),
-    "pretrain": (
+    "pretrain": Command(
         "pretrain MemDPC on a folder of videos",
         "training.pretrain",
         "pretrain",
-        {"paper-ucf101": None} | configs.PRETRAIN_PRESETS,
+        configs.PRETRAIN_PRESETS,
+        default="paper-ucf101",
     ),
-    "classify": (
+    "classify": Command(
         "action recognition: probe, linear layer, finetuning, from scratch",
         "evaluation.classify",
         "classify",
         configs.CLASSIFY_PRESETS,
     ),
-    "features": (
+    "features": Command(
         "features of every video of a dataset, as plain arrays",
         "evaluation.features",
         "write_features",
         {"default": configs.FeaturesConfig()},
     ),
-    "retrieve": (
+    "retrieve": Command(
         "nearest neighbours: R@k, with its baselines",
         "evaluation.retrieve",
         "retrieve",
         {"default": configs.RetrieveConfig()},
     ),
-    "atlas": (
+    "atlas": Command(
         "what the slots of a memory hold, and which futures it weighs",
         "evaluation.atlas",
         "atlas",
         {"default": configs.AtlasConfig()},
     ),
-    "oops": (
+    "oops": Command(
         "intentional, transition or unintentional action, with the baselines",
         "evaluation.oops",
         "oops",
         {"default": configs.OopsConfig()},
     ),
-    "benchmark": (
+    "benchmark": Command(
         "time the way of a clip from file to network",
         "training.benchmark",
         "benchmark",
@@ -72,108 +94,127 @@ COMMANDS = {  # name: (what it does, module, function, presets: the first counts
 }
 
 
-def write_shapes(config):
-    "`memdpc shapes`: the embedded datasets, actions and mishaps, written to `config.out`."
-    from memdpc.data import mishaps, shapes
+def write_datasets(config: configs.ShapesConfig) -> None:
+    """`memdpc shapes`: write the embedded datasets, actions and mishaps, to `config.out`."""
+    from memdpc.data.mishaps import write_mishaps
+    from memdpc.data.shapes import write_shapes
 
     if not config.out:
-        raise configs.ConfigError("no out: name the dataset's folder")
-    out = shapes.write_shapes(config.out, config.videos_per_class, config.seed, config.num_workers)
-    mishaps.write_mishaps(
-        out / "oops_dataset", max(4, config.videos_per_class // 2), config.seed, config.num_workers
-    )
+        raise ConfigError("no out: name the dataset's folder")
+    out = write_shapes(config.out, config.videos_per_class, config.seed, config.num_workers)
+    mishaps = max(4, config.videos_per_class // 2)
+    write_mishaps(out / "oops_dataset", mishaps, config.seed, config.num_workers)
 
 
-def usage():
-    "The text of `memdpc --help`."
-    lines = [f"  {name:10} {about}" for name, (about, *_) in COMMANDS.items()]
+def usage() -> str:
+    """The text of `memdpc --help`."""
+    commands = [f"  {name:10} {command.about}" for name, command in COMMANDS.items()]
+    pretrain = COMMANDS["pretrain"]
     return "\n".join(
         [
             "usage: memdpc COMMAND [--FIELD VALUE ...]",
             "",
-            *lines,
+            *commands,
             "",
             "`memdpc COMMAND --help` lists the fields of a command.",
-            f"`memdpc pretrain --preset NAME` starts from {', '.join(COMMANDS['pretrain'][3])}; without it, from the first. So does `classify`.",
+            f"`memdpc pretrain --preset NAME` starts from {', '.join(pretrain.presets)};",
+            f"without it, from {pretrain.default}. `classify` has presets as well.",
         ]
     )
 
 
-def parse_command(argv):
-    "`(function, config)` of a command line, `(None, None)` for help; anything wrong is a `ConfigError`."
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        return None, None
-    name, args = argv[0], list(argv[1:])
+def parse_command(words: Sequence[str]) -> tuple[Callable[[Any], Any], JobConfig]:
+    """The function and the config of a command line such as `["scan", "--root", "UCF101"]`.
+
+    Imports the modules that `--plugin` names. Anything wrong is a `ConfigError`.
+    """
+    name, *args = words
     if name not in COMMANDS:
-        raise configs.ConfigError(f"no command {name!r}: choose one of {', '.join(COMMANDS)}")
-    _, module, function, presets = COMMANDS[name]
-    preset = next(iter(presets))
-    args = [
-        word
-        for given in args
-        for word in (given.split("=", 1) if given.startswith("--preset=") else [given])
-    ]
-    if "--preset" in args and len(presets) > 1:
-        at = args.index("--preset")
-        preset = (args[at + 1 : at + 2] or [""])[0]
-        del args[at : at + 2]
-        if preset not in presets:
-            raise configs.ConfigError(f"no preset {preset!r}: choose one of {', '.join(presets)}")
-    if len(presets) > 1 and {"-h", "--help"} & set(args):
-        print(f"--preset NAME  what the fields start from: {', '.join(presets)}; here {preset}\n")
-    config = configs.parse(presets[preset], args, f"memdpc {name}")
-    return getattr(import_module(f"memdpc.{module}"), function), config
+        raise ConfigError(f"no command {name!r}: choose one of {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    preset = command.default
+    if len(command.presets) > 1:
+        preset, args = _take_preset(args, preset)
+        if {"-h", "--help"} & set(args):
+            print(f"--preset NAME  start from {', '.join(command.presets)}; here {preset}\n")
+    default = configs.find_preset(command.presets, preset)
+    config = configs.parse(default, args, f"memdpc {name}")
+    load_plugins(getattr(config, "plugin", ()))
+    return getattr(import_module(f"memdpc.{command.module}"), command.function), config
 
 
-def fail(error):
-    "One line on standard error, exit status 2."
-    text = (
-        f"{error.filename}: {error.strerror}"
-        if isinstance(error, OSError) and error.filename and error.strerror
-        else str(error)
-    )
-    print(f"memdpc: {printable(' '.join(text.split()))}", file=sys.stderr)
-    sys.exit(2)
+def _take_preset(args: Sequence[str], default: str) -> tuple[str, list[str]]:
+    """The name behind `--preset`, and the other words: it decides what the fields start from."""
+    preset = default
+    others = []
+    words = iter(args)
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag == "--preset":
+            preset = value or next(words, "")
+        else:
+            others.append(word)
+    return preset, others
 
 
-def show(result, above=""):
-    "The final figures, a line each; tables, as that of a verdict, stay in metrics.json."
-    for name, value in result.items():
-        if isinstance(value, dict):
-            show(value, f"{above}{name} ")
+def print_results(results: Any, above: str = "") -> None:
+    """A job's results, a line each; what is a list stays in metrics.json."""
+    if not isinstance(results, Mapping):
+        print(results)
+        return
+    for name, value in results.items():
+        label = above + name
+        if isinstance(value, Mapping):
+            print_results(value, f"{label} ")
+        elif isinstance(value, float):
+            print(f"{label:44} {value:.3f}")
         elif not isinstance(value, list):
-            print(
-                f"{above + name:44} {value:.3f}"
-                if isinstance(value, float)
-                else f"{above + name:44} {value}"
-            )
+            print(f"{label:44} {value}")
 
 
-def main(argv=None):
-    "Entry point of `memdpc` and `python -m memdpc`: 0, or 2 and one line for what the user can mend, or 128 + the signal that stopped a run."
+def _run(words: Sequence[str]) -> None:
+    """Run a command line to its end, and print what comes out of it."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage(), flush=True)
+        return
+    function, config = parse_command(words)
+    results = function(config)
+    is_main_process = os.environ.get("RANK", "0") == "0"
+    if results is not None and is_main_process:
+        print_results(results)
+    sys.stdout.flush()
+
+
+def _explain(error: Exception) -> str:
+    """One line for an error that is the user's to fix."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    return printable(" ".join(text.split()))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `memdpc` and `python -m memdpc`.
+
+    Exit status: 0 when done; 2, and one line, for what the user can fix; 128 and the signal's
+    number for a run that a signal stopped. A traceback is a bug.
+    """
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("memdpc").setLevel(logging.INFO)
+    logger.setLevel(logging.INFO)
     try:
-        function, config = parse_command(sys.argv[1:] if argv is None else argv)
-        if function is None:
-            return print(usage(), flush=True)
-        result = function(config)
-        if result is not None and int(os.environ.get("RANK", 0)) == 0:
-            show(result) if isinstance(result, dict) else print(result)
-        sys.stdout.flush()
+        _run(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # `| head`: nobody reads on, and the job is done
+        # `memdpc ... | head`: nobody reads on, and Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MemdpcError, OSError) as error:
-        fail(error)
+        print(f"memdpc: {_explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stop:
+        print(f"memdpc: {stop}", file=sys.stderr)
+        sys.exit(stop.status)
     except KeyboardInterrupt:
-        logging.getLogger("memdpc").warning(
-            "memdpc: stopped; what was found or written whole is kept"
-        )
+        logger.warning("memdpc: stopped; what was found or written whole is kept")
         sys.exit(130)
-    except Exception as error:  # Stopped lives beside torch, which is not imported for its sake
-        if type(error).__name__ != "Stopped":
-            raise
-        print(f"memdpc: {error}", file=sys.stderr)
-        sys.exit(error.status)
+
+
+__all__ = ["main"]

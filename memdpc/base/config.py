@@ -1,120 +1,256 @@
-"""one frozen dataclass per job feeds the function, the command line, the notebook's parameters and the run's config.json"""
+"""Settings: one frozen dataclass per job.
 
-import contextlib
-import io
+The same class feeds the job's function, the command line, a run notebook's parameters and the
+run's `config.json`. The comment at a field is its help on the command line. A field reads a text
+as its type says, so that `--lr 0.01`, papermill's `-p lr 0.01` and `PretrainConfig(lr=0.01)` mean
+the same; anything else is a `ConfigError` of one line.
+"""
+
+# A job may take more values in a field than the job that it extends:
+# pyright: reportIncompatibleVariableOverride=false
+
+import difflib
 import json
-import re
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Literal
+from functools import cache
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from memdpc.base.errors import ConfigError
 from memdpc.base.files import read_json
 
-RANGES = {  # field: (smallest, largest) value that makes sense
-    "split": (1, 3),
-    "img_size": (16, 4096),
-    "num_blocks": (2, 1000),
-    "block_len": (1, 1000),
-    "frame_stride": (1, 1000),
-    "time_stride": (0.001, 60),
-    "pred_steps": (1, 999),
-    "mem_size": (0, 10_000_000),
-    "dropout": (0, 0.999),
-    "address_gain": (1e-6, 1e6),
-    "batch_size": (1, 100_000),
-    "epochs": (1, 1_000_000),
-    "max_steps": (1, 10**9),
-    "lr": (0, 100),
-    "weight_decay": (0, 100),
-    "milestones": (1, 1_000_000),
-    "warmup_steps": (0, 10**9),
-    "min_area": (0.01, 1),
-    "flip": (0, 1),
-    "jitter": (0, 2),
-    "val_fraction": (0, 0.9),
-    "val_every": (1, 1_000_000),
-    "log_every": (1, 10**9),
-    "checkpoint_every": (1, 10**9),
-    "seed": (0, 2**31 - 1),
-    "num_workers": (0, 1024),
-    "clips_per_video": (1, 1000),
-    "videos_per_class": (1, 10**6),
-    "time_limit": (1, 86_400),
-    "short_side": (16, 4096),
-    "crf": (0, 51),
-    "clips": (1, 100_000),
-    "k": (1, 10**6),
-    "label_fraction": (1e-6, 1),
-    "draw": (0, 10**6),
-    "backbone_lr": (0, 1),
-    "slots": (0, 10_000_000),
-    "stages": (1, 100),
-    "classes": (1, 10),
-    "example": (0, 10**9),
-    "transition_share": (0.01, 0.99),
-}
+Job = TypeVar("Job", bound="JobConfig")
 
 
-def check_ranges(config):
-    "Raise `ConfigError` for the first field of a config whose value lies outside its range."
-    for field in fields(config):
-        low, high = RANGES.get(field.name, (None, None))
-        value = getattr(config, field.name)
-        for v in value if isinstance(value, tuple) else (value,):
-            if low is not None and v is not None and not low <= v <= high:
-                raise ConfigError(f"{field.name} must lie in {low:g}..{high:g}, got {v}")
-    if hasattr(config, "pred_steps") and config.pred_steps >= config.num_blocks:
-        raise ConfigError(
-            f"pred_steps must be below num_blocks, got {config.pred_steps} of {config.num_blocks} blocks"
-        )
+# ---- reading values
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    "Pretrain MemDPC on a folder of videos."
+class Range:
+    """The smallest and the largest value of a field that make sense."""
 
-    dataset: str = "ucf101"  # ucf101, hmdb51, kinetics400, oops, oops-filtered or folder
+    low: float
+    high: float
+
+
+class Setting(NamedTuple):
+    """How a field is read: what one value of it is, whether it holds several, or may be None."""
+
+    kind: Any  # str, bool, int, float, or a tuple of choices
+    several: bool
+    optional: bool
+    range: Range | None
+
+
+@cache
+def settings_of(config_class: type) -> dict[str, Setting]:
+    """`{field: Setting}` of a config's class, from its type annotations."""
+    hints = get_type_hints(config_class, include_extras=True)
+    return {field.name: _setting(hints[field.name]) for field in fields(config_class)}
+
+
+def _setting(annotation: Any) -> Setting:
+    """The Setting that an annotation such as `Annotated[int | None, Range(1, 9)]` describes."""
+    value_range = None
+    if get_origin(annotation) is Annotated:
+        annotation, value_range = get_args(annotation)
+    optional = get_origin(annotation) is UnionType
+    if optional:
+        (annotation,) = (kind for kind in get_args(annotation) if kind is not NoneType)
+    several = get_origin(annotation) is tuple
+    if several:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        annotation = get_args(annotation)
+    return Setting(annotation, several, optional, value_range)
+
+
+def _read_field(name: str, setting: Setting, value: Any) -> Any:
+    """A field's value from what a shell, a notebook or Python gives; raises `ConfigError`.
+
+    A shell gives a list of words, and none for a flag that stands alone; papermill gives a value,
+    or text such as `"[1, 2]"`.
+    """
+    words = value if isinstance(value, (list, tuple)) else [value]
+    if setting.optional and len(words) == 1 and words[0] in (None, "None", "none"):
+        return None
+    if not setting.several:
+        return _read_one(name, setting, _only_word(name, setting, words))
+    items = [item for word in words for item in _split(word)]
+    return tuple(_read_one(name, setting, item) for item in items)
+
+
+def _split(word: Any) -> Sequence[Any]:
+    """The items of `"[1, 2]"` or `"1,2"`; any other value is an item itself."""
+    if not isinstance(word, str):
+        return [word]
+    words = word.strip("[]() ").replace(",", " ").split()
+    return [item.strip("'\"") for item in words]
+
+
+def _only_word(name: str, setting: Setting, words: Sequence[Any]) -> Any:
+    """The value of a field that takes one; a flag that stands alone is a yes."""
+    if not words and setting.kind is bool:
+        return True
+    if not words:
+        raise ConfigError(f"{name} needs a value")
+    if len(words) > 1:
+        raise ConfigError(f"{name} takes one value, got {' '.join(map(str, words))}")
+    return words[0]
+
+
+def _read_one(name: str, setting: Setting, value: Any) -> Any:
+    """One value of a field, within its range; raises `ConfigError`."""
+    read, wanted = _READERS.get(setting.kind, (None, ""))
+    if read is None:
+        read = {str(choice): choice for choice in setting.kind}.get
+        wanted = "one of " + ", ".join(map(str, setting.kind))
+        value = str(value)
+    try:
+        found = read(value)
+    except ValueError:
+        found = None
+    if found is None:
+        raise ConfigError(f"{name} must be {wanted}, got {value}")
+    if setting.range is not None:
+        low = setting.range.low
+        high = setting.range.high
+        if not low <= found <= high:
+            raise ConfigError(f"{name} must lie in {low}..{high}, got {found}")
+    return found
+
+
+def _read_text(value: Any) -> str | None:
+    """A name or a path; papermill makes numbers of names such as 2020."""
+    return str(value) if isinstance(value, (str, os.PathLike, Real)) else None
+
+
+def _read_flag(value: Any) -> bool | None:
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.lower())
+    return value if isinstance(value, bool) else None
+
+
+def _read_integer(value: Any) -> int | None:
+    whole = isinstance(value, (str, Integral)) and not isinstance(value, bool)
+    return int(value) if whole else None
+
+
+def _read_number(value: Any) -> float | None:
+    number = isinstance(value, (str, Real)) and not isinstance(value, bool)
+    return float(value) if number else None
+
+
+_READERS = {
+    str: (_read_text, "a text"),
+    bool: (_read_flag, "True or False"),
+    int: (_read_integer, "a whole number"),
+    float: (_read_number, "a number"),
+}
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """What the configs of all jobs do: each field is read as its type and checked at once."""
+
+    def __post_init__(self) -> None:
+        for name, setting in settings_of(type(self)).items():
+            value = _read_field(name, setting, getattr(self, name))
+            object.__setattr__(self, name, value)  # the class is frozen for everyone else
+
+
+# ---- ranges that several jobs share
+
+Split = Annotated[int, Range(1, 1000)]
+ImageSize = Annotated[int, Range(16, 4096)]
+NumBlocks = Annotated[int, Range(2, 1000)]
+BlockLength = Annotated[int, Range(1, 1000)]
+FrameStride = Annotated[int, Range(1, 1000)]
+TimeStride = Annotated[float | None, Range(0.001, 60)]
+BatchSize = Annotated[int, Range(1, 100_000)]
+Epochs = Annotated[int, Range(1, 1_000_000)]
+Milestones = Annotated[tuple[int, ...], Range(1, 1_000_000)]
+Steps = Annotated[int, Range(1, 10**9)]
+MaxSteps = Annotated[int | None, Range(1, 10**9)]
+WarmupSteps = Annotated[int, Range(0, 10**9)]
+LearningRate = Annotated[float, Range(0, 100)]
+WeightDecay = Annotated[float, Range(0, 100)]
+MinArea = Annotated[float, Range(0.01, 1)]
+Probability = Annotated[float, Range(0, 1)]
+Jitter = Annotated[float, Range(0, 2)]
+ValFraction = Annotated[float, Range(0, 0.9)]
+Seed = Annotated[int, Range(0, 2**31 - 1)]
+NumWorkers = Annotated[int, Range(0, 1024)]
+TimeLimit = Annotated[float, Range(1, 86_400)]
+Precision = Literal["auto", "no", "bf16"]
+
+
+# ---- the jobs
+
+
+@dataclass(frozen=True)
+class PretrainConfig(JobConfig):
+    """Pretrain MemDPC on a folder of videos."""
+
+    # ucf101, hmdb51, kinetics400, oops, oops-filtered, csv, folder, or one from a plugin
+    dataset: str = "ucf101"
     root: str = ""  # the dataset's folder
     out: str = ""  # the run's folder
-    split: int = 1  # which of the dataset's splits: its training part is used
+    split: Split = 1  # which of the dataset's splits: its training part is used
     encoder: str = "resnet18"  # tiny, resnet18, resnet34, resnet50, or one from a plugin
-    img_size: int = 128  # height and width of the frames, pixels
-    num_blocks: int = 8  # N, blocks in a clip
-    block_len: int = 5  # T, frames in a block
-    frame_stride: int = 3  # every n-th frame is used
-    time_stride: float | None = None  # seconds from frame to frame instead, whatever the frame rate
-    pred_steps: int = 3  # P, blocks to predict
-    mem_size: int = 1024  # K, slots; 0: no memory (DPC)
+    img_size: ImageSize = 128  # height and width of the frames, pixels
+    num_blocks: NumBlocks = 8  # N, blocks in a clip
+    block_len: BlockLength = 5  # T, frames in a block
+    frame_stride: FrameStride = 3  # every n-th frame is used
+    time_stride: TimeStride = None  # seconds between frames instead, whatever the frame rate
+    pred_steps: Annotated[int, Range(1, 999)] = 3  # P, blocks to predict
+    mem_size: Annotated[int, Range(0, 10_000_000)] = 1024  # K, slots; 0: no memory (DPC)
     predictor: str = "memory"  # from context to prediction: memory, direct, or one from a plugin
     loss: str = "contrastive"  # contrastive, or one from a plugin
     bidirectional: bool = True  # predict the past from the future as well
-    dropout: float = 0.1  # on the aggregators' states
-    address_gain: float = 0.1  # gain of phi's last layer at the start
-    batch_size: int = 16  # clips per process: the contrastive problem
-    epochs: int = 500  # passes over the training videos
-    max_steps: int | None = None  # stop after so many optimiser steps, if that is sooner
-    lr: float = 1e-3  # Adam's learning rate
-    weight_decay: float = 1e-5  # on every parameter
-    milestones: tuple[int, ...] = ()  # epochs at which the learning rate falls to a tenth
-    warmup_steps: int = 0  # steps of linear rise to lr
+    dropout: Annotated[float, Range(0, 0.999)] = 0.1  # on the aggregators' states
+    address_gain: Annotated[float, Range(1e-6, 1e6)] = 0.1  # gain of phi's last layer at the start
+    batch_size: BatchSize = 16  # clips per process: the contrastive problem
+    epochs: Epochs = 500  # passes over the training videos
+    max_steps: MaxSteps = None  # stop after so many optimiser steps, if that is sooner
+    lr: LearningRate = 1e-3  # Adam's learning rate
+    weight_decay: WeightDecay = 1e-5  # on every parameter
+    milestones: Milestones = ()  # epochs at which the learning rate falls to a tenth
+    warmup_steps: WarmupSteps = 0  # steps of linear rise to lr
     cosine: bool = False  # let the learning rate fall along half a cosine to zero
-    min_area: float = 0.5  # smallest crop, share of the frame; 1: the whole frame
-    flip: float = 0.5  # probability of a horizontal flip
-    jitter: float = 1.0  # strength of the colour jitter; 0: none, 1: the paper's
-    val_fraction: float = 0.1  # share of the training groups held out to watch the loss; 0: none
-    val_every: int = 1  # epochs between validations
-    log_every: int = 10  # steps between rows in metrics.csv
-    checkpoint_every: int = 500  # steps between checkpoints, besides one after each validation
-    keep_checkpoints: bool = False  # keep every checkpoint, not only the last and the best (to look back at the run's stages)
-    seed: int = 0  # of weights, order, crops, colours and dropout
-    num_workers: int = 2  # processes that decode
+    min_area: MinArea = 0.5  # smallest crop, share of the frame; 1: the whole frame
+    flip: Probability = 0.5  # probability of a horizontal flip
+    jitter: Jitter = 1.0  # strength of the colour jitter; 0: none, 1: the paper's
+    val_fraction: ValFraction = 0.1  # share of the training groups held out to watch the loss
+    val_every: Epochs = 1  # epochs between validations
+    log_every: Steps = 10  # steps between rows in metrics.csv
+    checkpoint_every: Steps = 500  # steps between checkpoints; each validation saves one as well
+    keep_checkpoints: bool = False  # keep every checkpoint, not only the last and the best
+    seed: Seed = 0  # of weights, order, crops, colours and dropout
+    num_workers: NumWorkers = 2  # processes that decode
     device: str = "auto"  # auto, cpu, cuda, mps
     plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
-    precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 on GPUs that have it
+    precision: Precision = "auto"  # auto: bf16 on GPUs that have it
     resume: bool = False  # go on from the last checkpoint in out
 
-    def __post_init__(self):
-        check_ranges(self)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pred_steps >= self.num_blocks:
+            given = f"{self.pred_steps} of {self.num_blocks} blocks"
+            raise ConfigError(f"pred_steps must be less than num_blocks, got {given}")
 
 
 PAPER = PretrainConfig()
@@ -149,87 +285,84 @@ PRETRAIN_PRESETS = {
 
 
 @dataclass(frozen=True)
-class FeaturesConfig:
-    "What every measurement on frozen features needs: a network, a dataset, and where to write."
+class FeaturesConfig(JobConfig):
+    """What every measurement on frozen features needs: a network, a dataset, where to write."""
 
-    checkpoint: str = (
-        ""  # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
-    )
-    dataset: str = (
-        "ucf101"  # ucf101, hmdb51 or kinetics400; features: also oops, oops-filtered, folder
-    )
+    # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
+    checkpoint: str = ""
+    # ucf101, hmdb51, kinetics400, csv, folder, or one from a plugin; features: also oops
+    dataset: str = "ucf101"
     root: str = ""  # the dataset's folder
     out: str = ""  # the folder for the results
-    split: int = 1  # which of the dataset's splits
+    split: Split = 1  # which of the dataset's splits
     readout: Literal["mean", "std"] = "mean"  # of a clip: over its blocks
-    clips_per_video: int = 1  # uniform clips, averaged
-    frame_stride: int | None = None  # every n-th frame; None: as the checkpoint's run, else 3
-    time_stride: float | None = (
-        None  # seconds from frame to frame instead; None: as the checkpoint's run
-    )
+    clips_per_video: Annotated[int, Range(1, 1000)] = 1  # uniform clips, averaged
+    # every n-th frame; None: as the checkpoint's run, else 3
+    frame_stride: Annotated[int | None, Range(1, 1000)] = None
+    time_stride: TimeStride = None  # seconds between frames; None: as the checkpoint's run
     encoder: str = "resnet18"  # of a random checkpoint
-    img_size: int | None = None  # height and width of the frames; None: the checkpoint's, or 128
-    num_blocks: int | None = None  # blocks in a clip; None: the checkpoint's, or 8
-    seed: int = 0  # of the random weights and of the probe
-    batch_size: int = 16  # clips at a time
-    num_workers: int = 2  # processes that decode
+    # height and width of the frames; None: the checkpoint's, or 128
+    img_size: Annotated[int | None, Range(16, 4096)] = None
+    # blocks in a clip; None: the checkpoint's, or 8
+    num_blocks: Annotated[int | None, Range(2, 1000)] = None
+    seed: Seed = 0  # of the random weights and of the probe
+    batch_size: BatchSize = 16  # clips at a time
+    num_workers: NumWorkers = 2  # processes that decode
     device: str = "auto"  # auto, cpu, cuda, mps
     plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
-
-    def __post_init__(self):
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
 class RetrieveConfig(FeaturesConfig):
-    "Nearest neighbours of test videos among training videos (R@k), its baselines beside it."
+    """Nearest neighbours of test videos among training videos (R@k), its baselines beside it."""
 
-    readout: Literal["mean", "std", "context"] = (
-        "mean"  # of a clip: over its blocks, or the aggregators' last state
-    )
+    # of a clip: over its blocks, or the aggregators' last state
+    readout: Literal["mean", "std", "context"] = "mean"
     centre: bool = True  # take the training videos' mean off before the cosine
-    k: tuple[int, ...] = (1, 5, 10, 20, 50)  # how many neighbours are looked at
+    # how many neighbours are looked at
+    k: Annotated[tuple[int, ...], Range(1, 10**6)] = (1, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
 class ClassifyConfig(FeaturesConfig):
-    "Action recognition: a probe on frozen features, a linear layer, or the whole network; tested on the dataset's test videos."
+    """Action recognition: a probe on frozen features, a linear layer, or the whole network.
 
-    mode: Literal["probe", "linear", "finetune", "scratch", "test"] = (
-        "probe"  # probe: fitted in seconds; linear: last layers trained; finetune, scratch: all; test: none
-    )
-    all_splits: bool = (
-        False  # the dataset's three splits, each in a folder of its own, and their mean
-    )
-    label_fraction: float = (
-        1.0  # share of the training videos whose labels are used, of each class at least one
-    )
-    draw: int = 0  # which random choice of them
-    epochs: int | None = None  # passes over the labelled videos; None: the paper's
-    max_steps: int | None = None  # stop after so many optimiser steps, if that is sooner
-    lr: float = 1e-3  # Adam's learning rate
-    backbone_lr: float = 1.0  # times lr: for all but the last layers
-    weight_decay: float = 1e-3  # on every parameter that is trained
-    dropout: float | None = None  # before the linear layer; None: the paper's
-    milestones: tuple[int, ...] | None = (
-        None  # epochs at which the learning rate falls to a tenth; None: the paper's
-    )
-    warmup_steps: int = 0  # steps of linear rise to lr
+    Tested on the dataset's test videos.
+    """
+
+    # probe: fitted in seconds; linear: last layers trained; finetune, scratch: all; test: none
+    mode: Literal["probe", "linear", "finetune", "scratch", "test"] = "probe"
+    all_splits: bool = False  # every split of the dataset, each in its own folder, and their mean
+    # share of the training videos whose labels are used, of each class at least one
+    label_fraction: Annotated[float, Range(1e-6, 1)] = 1.0
+    draw: Annotated[int, Range(0, 10**6)] = 0  # which random choice of them
+    # passes over the labelled videos; None: the paper's
+    epochs: Annotated[int | None, Range(1, 1_000_000)] = None
+    max_steps: MaxSteps = None  # stop after so many optimiser steps, if that is sooner
+    lr: LearningRate = 1e-3  # Adam's learning rate
+    backbone_lr: Annotated[float, Range(0, 1)] = 1.0  # times lr: for all but the last layers
+    weight_decay: WeightDecay = 1e-3  # on every parameter that is trained
+    # before the linear layer; None: the paper's
+    dropout: Annotated[float | None, Range(0, 0.999)] = None
+    # epochs at which the learning rate falls to a tenth; None: the paper's
+    milestones: Annotated[tuple[int, ...] | None, Range(1, 1_000_000)] = None
+    warmup_steps: WarmupSteps = 0  # steps of linear rise to lr
     cosine: bool = False  # let the learning rate fall along half a cosine to zero
-    min_area: float = 0.5  # smallest crop, share of the frame; 1: the whole frame
-    flip: float = 0.5  # probability of a horizontal flip
-    jitter: float = 1.0  # strength of the colour jitter; 0: none, 1: the paper's
-    val_fraction: float = 0.1  # share of the labelled groups held out to choose the checkpoint; 0: none, the last is taken
-    val_every: int = 1  # epochs between validations
+    min_area: MinArea = 0.5  # smallest crop, share of the frame; 1: the whole frame
+    flip: Probability = 0.5  # probability of a horizontal flip
+    jitter: Jitter = 1.0  # strength of the colour jitter; 0: none, 1: the paper's
+    # share of the labelled groups held out to choose the checkpoint; 0: none, the last is taken
+    val_fraction: ValFraction = 0.1
+    val_every: Epochs = 1  # epochs between validations
     crops: Literal[1, 5, 10] = 10  # of a test window: its centre, corners as well, mirrored as well
-    log_every: int = 10  # steps between rows in metrics.csv
-    checkpoint_every: int = 500  # steps between checkpoints, besides one after each validation
-    precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 on GPUs that have it
+    log_every: Steps = 10  # steps between rows in metrics.csv
+    checkpoint_every: Steps = 500  # steps between checkpoints; each validation saves one as well
+    precision: Precision = "auto"  # auto: bf16 on GPUs that have it
     resume: bool = False  # go on from the last checkpoint in out
 
 
 PROBE = ClassifyConfig()
-DEMO = replace(
+DEMO_LINEAR = replace(
     PROBE,
     mode="linear",
     encoder="tiny",
@@ -249,9 +382,9 @@ DEMO = replace(
 )
 CLASSIFY_PRESETS = {
     "default": PROBE,
-    "demo-linear": DEMO,
-    "demo-finetune": replace(DEMO, mode="finetune"),
-    "demo-scratch": replace(DEMO, mode="scratch"),
+    "demo-linear": DEMO_LINEAR,
+    "demo-finetune": replace(DEMO_LINEAR, mode="finetune"),
+    "demo-scratch": replace(DEMO_LINEAR, mode="scratch"),
     "paper-linear": replace(PROBE, mode="linear"),
     "paper-finetune": replace(PROBE, mode="finetune"),
     "paper-scratch": replace(PROBE, mode="scratch"),
@@ -260,234 +393,284 @@ CLASSIFY_PRESETS = {
 
 @dataclass(frozen=True)
 class AtlasConfig(FeaturesConfig):
-    "What the memory of a network holds, by its training videos: pictures into out/figures, figures into out/metrics.json."
+    """What the memory of a network holds, by its training videos.
 
-    slots: tuple[int, ...] = ()  # numbers of those to look into; none: the five that are used most
-    stages: int = (
-        4  # checkpoints of the run to compare (Figure S4), the untrained network among them
-    )
-    classes: int = 10  # classes in that figure, drawn at random if there are more
-    example: int = 0  # number of the training video whose futures and surprises are drawn
+    Pictures go into out/figures, numbers into out/metrics.json.
+    """
+
+    # numbers of the slots to look into; none: the five that are used most
+    slots: Annotated[tuple[int, ...], Range(0, 10_000_000)] = ()
+    # checkpoints of the run to compare (Figure S4), the untrained network among them
+    stages: Annotated[int, Range(1, 100)] = 4
+    classes: Annotated[int, Range(1, 10)] = 10  # classes in that figure, drawn if there are more
+    # number of the training video whose futures and surprises are drawn
+    example: Annotated[int, Range(0, 10**9)] = 0
 
 
 @dataclass(frozen=True)
-class OopsConfig:
-    "Unintentional action: intentional, transition or unintentional, at every moment of a video; the baselines beside it."
+class OopsConfig(JobConfig):
+    """Unintentional action: intentional, transition or unintentional, at every moment of a video.
 
-    checkpoint: str = (
-        ""  # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
-    )
-    dataset: Literal["oops", "oops-filtered"] = (
-        "oops"  # all labelled videos, or those that passed the dataset's quality control
-    )
+    The baselines stand beside it.
+    """
+
+    # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
+    checkpoint: str = ""
+    # all labelled videos, or those that passed the dataset's quality control
+    dataset: Literal["oops", "oops-filtered"] = "oops"
     root: str = ""  # the dataset's folder
     out: str = ""  # the folder for the results
-    reading: Literal["memdpc", "oops"] = (
-        "memdpc"  # of three annotators' times: MemDPC's, or that of the dataset's own code
-    )
-    mode: Literal["linear", "finetune"] = (
-        "linear"  # what is trained: the head alone, or the network as well
-    )
-    transition_share: float = 1 / 3  # of what training draws; transitions are oversampled to it
+    # of three annotators' times: MemDPC's, or that of the dataset's own code
+    reading: Literal["memdpc", "oops"] = "memdpc"
+    mode: Literal["linear", "finetune"] = "linear"  # train the head alone, or the network as well
+    # of what training draws; transitions are oversampled to it
+    transition_share: Annotated[float, Range(0.01, 0.99)] = 1 / 3
     encoder: str = "resnet18"  # of a random checkpoint
-    img_size: int | None = None  # height and width of the frames; None: the checkpoint's, or 128
-    num_blocks: int | None = None  # seconds in a window; None: the checkpoint's, or 8
-    lr: float = 1e-3  # finetuning: Adam's learning rate, dropped once to a tenth
-    weight_decay: float = 0.0  # finetuning: on every parameter
-    batch_size: int = 16  # finetuning: windows per process
-    epochs: int = 20  # finetuning: passes over as many windows as there are videos
-    max_steps: int | None = (
-        None  # finetuning: stop after so many optimiser steps, if that is sooner
-    )
-    val_fraction: float = 0.2  # share of the training videos held out to watch the loss
-    seed: int = 0  # of random weights, draws and the held-out videos
-    num_workers: int = 2  # processes that decode
+    # height and width of the frames; None: the checkpoint's, or 128
+    img_size: Annotated[int | None, Range(16, 4096)] = None
+    # seconds in a window; None: the checkpoint's, or 8
+    num_blocks: Annotated[int | None, Range(2, 1000)] = None
+    lr: LearningRate = 1e-3  # finetuning: Adam's learning rate, dropped once to a tenth
+    weight_decay: WeightDecay = 0.0  # finetuning: on every parameter
+    batch_size: BatchSize = 16  # finetuning: windows per process
+    epochs: Epochs = 20  # finetuning: passes over as many windows as there are videos
+    # finetuning: stop after so many optimiser steps, if that is sooner
+    max_steps: MaxSteps = None
+    val_fraction: ValFraction = 0.2  # share of the training videos held out to watch the loss
+    seed: Seed = 0  # of random weights, draws and the held-out videos
+    num_workers: NumWorkers = 2  # processes that decode
     device: str = "auto"  # auto, cpu, cuda, mps
     plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
     resume: bool = False  # finetuning: go on from the last checkpoint in out
 
-    def __post_init__(self):
-        check_ranges(self)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.val_fraction:
             raise ConfigError("val_fraction must be above 0: held-out videos say when to stop")
 
 
 @dataclass(frozen=True)
-class ShapesConfig:
-    "Write the embedded dataset: small videos of moving shapes."
+class ShapesConfig(JobConfig):
+    """Write the embedded dataset: small videos of moving shapes."""
 
     out: str = ""  # the dataset's folder
-    videos_per_class: int = 160
-    seed: int = 0
-    num_workers: int = 2  # processes that render
-
-    def __post_init__(self):
-        check_ranges(self)
+    videos_per_class: Annotated[int, Range(1, 10**6)] = 160  # of each of the eight actions
+    seed: Seed = 0  # of shapes, places and speeds
+    num_workers: NumWorkers = 2  # processes that render
 
 
 @dataclass(frozen=True)
-class ScanConfig:
-    "Open every file of a dataset, and say what is in it."
+class ScanConfig(JobConfig):
+    """Open every file of a dataset, and say what is in it."""
 
-    dataset: str = "ucf101"  # ucf101, hmdb51, kinetics400, oops, oops-filtered or folder
+    # ucf101, hmdb51, kinetics400, oops, oops-filtered, csv, folder, or one from a plugin
+    dataset: str = "ucf101"
     root: str = ""  # the dataset's folder
     out: str = ""  # folder for the table scan.csv; '': beside the index, in the cache
-    num_blocks: int = 8  # blocks in a clip: a video is short if a clip does not fit into it
-    block_len: int = 5  # frames in a block
-    frame_stride: int = 3  # every n-th frame is used
-    time_stride: float | None = None  # seconds from frame to frame instead
-    time_limit: float = 60.0  # seconds that opening a file may take, and ten more for each megabyte
-    num_workers: int = 2  # guarded processes that open files; 0: this one, unguarded
-
-    def __post_init__(self):
-        check_ranges(self)
+    num_blocks: NumBlocks = 8  # blocks in a clip: a video is short if a clip does not fit into it
+    block_len: BlockLength = 5  # frames in a block
+    frame_stride: FrameStride = 3  # every n-th frame is used
+    time_stride: TimeStride = None  # seconds between frames instead
+    time_limit: TimeLimit = 60.0  # seconds to open a file, and ten more for each megabyte
+    num_workers: NumWorkers = 2  # guarded processes that open files; 0: this one, unguarded
+    plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
-    "Make a smaller copy of a dataset: same names, same frames, quicker to read."
+class PrepareConfig(JobConfig):
+    """Make a smaller copy of a dataset: same names, same frames, quicker to read."""
 
-    dataset: str = "ucf101"  # ucf101, hmdb51, kinetics400, oops, oops-filtered or folder
+    # ucf101, hmdb51, kinetics400, oops, oops-filtered, csv, folder, or one from a plugin
+    dataset: str = "ucf101"
     root: str = ""  # the dataset's folder
     out: str = ""  # the copy's folder
-    short_side: int = 160  # of the pictures, pixels; about 1.25 times the network's img_size
-    crf: int = 18  # H.264's quality: 0 is lossless, 51 the worst
-    time_limit: float = 60.0  # seconds that copying a file may take, and ten more for each megabyte
-    num_workers: int = 2  # processes that encode
-
-    def __post_init__(self):
-        check_ranges(self)
+    # of the pictures, pixels; about 1.25 times the network's img_size
+    short_side: Annotated[int, Range(16, 4096)] = 160
+    crf: Annotated[int, Range(0, 51)] = 18  # H.264's quality: 0 is lossless, 51 the worst
+    time_limit: TimeLimit = 60.0  # seconds to copy a file, and ten more for each megabyte
+    num_workers: NumWorkers = 2  # processes that encode
+    plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
-    "Time the way of a clip from the file to the network, against other ways, and a training step."
+class BenchmarkConfig(JobConfig):
+    """Time a clip's way from the file to the network, against other ways, and a training step."""
 
     out: str = ""  # the folder for the results
     video: str = ""  # a video file; '': one is made, of UCF101's size, codec and rate
     encoder: str = "resnet18"  # of a random checkpoint
-    img_size: int = 128  # height and width of the frames, pixels
-    num_blocks: int = 8  # blocks in a clip
-    block_len: int = 5  # frames in a block
-    frame_stride: int = 3  # every n-th frame is used
-    clips: int = 40  # clips that each way reads
-    batch_size: int = 16  # clips in a training step
-    num_workers: int = 2  # the most processes to try
-    seed: int = 0  # of clips and crops
+    img_size: ImageSize = 128  # height and width of the frames, pixels
+    num_blocks: NumBlocks = 8  # blocks in a clip
+    block_len: BlockLength = 5  # frames in a block
+    frame_stride: FrameStride = 3  # every n-th frame is used
+    clips: Annotated[int, Range(1, 100_000)] = 40  # clips that each way reads
+    batch_size: BatchSize = 16  # clips in a training step
+    num_workers: NumWorkers = 2  # the most processes to try
+    seed: Seed = 0  # of clips and crops
     device: str = "auto"  # auto, cpu, cuda, mps
     plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
 
-    def __post_init__(self):
-        check_ranges(self)
+
+# ---- from a command line, and from a notebook
 
 
-def parse(default, args, prog="memdpc"):
-    """`default`, a config, with the fields changed that `args` (`['--epochs', '3', ...]`) name; anything wrong is a `ConfigError` of one line.
+def parse(default: Job, args: Sequence[str], prog: str = "memdpc") -> Job:
+    """`default` with the fields changed that `args` (`["--epochs", "3", ...]`) name.
 
-    tyro reads the fields' types and comments; a field of type bool takes True, False, or nothing, which is True.
+    A flag may stand alone: `--resume` is `--resume True`. `--help` prints the fields and exits.
+    Raises `ConfigError` for an unknown field and for a value that its field cannot take.
     """
-    import tyro  # here: a config made in Python needs no parser
+    import tyro  # here, because a config made in Python needs no parser
 
-    flags, clean = (
-        {f"--{f.name}" for f in fields(default) if isinstance(getattr(default, f.name), bool)},
-        [],
+    # tyro hands over each field's words as they are: reading them is the config's own work, so
+    # that a wrong value is a ConfigError rather than a message in a box on the terminal.
+    words_as_they_are = tyro.constructors.ConstructorRegistry()
+    words_as_they_are.primitive_rule(_words_rule)
+    config, unknown = tyro.cli(
+        type(default),
+        args=args,
+        default=default,
+        prog=prog,
+        registry=words_as_they_are,
+        config=(tyro.conf.FlagConversionOff,),
+        use_underscores=True,
+        return_unknown_args=True,
     )
-    for before, word, following in zip(["", *args], args, [*args[1:], "--"]):
-        clean.append(word.capitalize() if before in flags and word in ("true", "false") else word)
-        if word in flags and following.startswith("--"):
-            clean.append("True")
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            return tyro.cli(
-                type(default),
-                args=clean,
-                default=default,
-                prog=prog,
-                config=(tyro.conf.FlagConversionOff,),
-                use_underscores=True,
-            )
-    except SystemExit as stop:
-        if stop.code:
-            raise ConfigError(one_line(said.getvalue())) from None
-        print(said.getvalue(), end="")  # --help
-        raise
+    if unknown:
+        raise ConfigError(_unknown_field(unknown[0], settings_of(type(default))))
+    return config
 
 
-def one_line(box):
-    "The message inside one of tyro's boxes, without its frame, title and footer."
-    parts = re.split(r"^[^\w\n]*[-─]{5,}[^\w\n]*$", box, flags=re.MULTILINE)
-    lines = [
-        re.sub(r"^[\s│|]+|[\s│|]+$", "", line)
-        for line in (parts[1] if len(parts) > 1 else box).splitlines()
-    ]
-    return " ".join(filter(None, lines)) + " (see --help)"
+def _words_rule(info: Any) -> Any:
+    """tyro's rule for the types of fields: any number of words, handed on as a list."""
+    import tyro
+
+    placeholder = _placeholder(_setting(info.type))
+    if placeholder is None:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=placeholder,
+        instance_from_str=list,
+        is_instance=lambda value: True,
+        str_from_instance=_shown_default,
+    )
 
 
-def words(config, name, value):
-    "A notebook's value as words of a command line; `'[3, 4]'` and `'3, 4'` are lists where the field is one."
-    kind = next(str(field.type) for field in fields(config) if field.name == name)
-    if isinstance(value, str) and kind.startswith("tuple"):
-        value = value.strip("[]() ").replace(",", " ").split()
-    return [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
+_PLACEHOLDERS = {str: "TEXT", bool: "{True,False}", int: "INT", float: "FLOAT"}
 
 
-def config_from(presets, parameters, prog="notebook"):
+def _placeholder(setting: Setting) -> str | None:
+    """What `--help` shows in place of a field's value; None for what is not a field's type."""
+    if isinstance(setting.kind, tuple):
+        shown = "{" + ",".join(map(str, setting.kind)) + "}"
+    else:
+        shown = _PLACEHOLDERS.get(setting.kind)
+    return f"[{shown} ...]" if setting.several else shown
+
+
+def _shown_default(value: Any) -> list[str]:
+    """A default as `--help` shows it."""
+    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+
+
+def _unknown_field(name: str, known: Mapping[str, Setting]) -> str:
+    """The message for a field that a job does not have."""
+    plain = name.split("=")[0].lstrip("-").replace("-", "_")
+    close = difflib.get_close_matches(plain, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose among {', '.join(sorted(known))}"
+    return f"{name!r} is not a parameter of this job: {hint}"
+
+
+def config_from(presets: Mapping[str, Job], parameters: Mapping[str, Any]) -> Job:
     """The config of a run notebook: its preset, changed by every parameter that is not None.
 
-    Values may be strings (papermill's `-p x false` gives one): they go the same way as the command line's. A name that is no field is a `ConfigError`.
+    Args:
+        presets: `{name: config}`; the first counts where `parameters` names none.
+        parameters: as `notebook_parameters` gives them; values may be text, as papermill's are.
+
+    Raises `ConfigError` for a name that is not a field, and for a value that its field cannot take.
     """
     preset = parameters.get("preset") or next(iter(presets))
-    if preset not in presets:
-        raise ConfigError(f"no preset {preset!r}: choose one of {', '.join(presets)}")
-    given = {
-        name: value for name, value in parameters.items() if name != "preset" and value is not None
-    }
-    known = {field.name for field in fields(presets[preset])}
-    for name in given:
+    default = find_preset(presets, preset)
+    changes = {name: value for name, value in parameters.items() if value is not None}
+    changes.pop("preset", None)
+    known = settings_of(type(default))
+    for name in changes:
         if name not in known:
-            raise ConfigError(
-                f"{name!r} is no parameter of this job: choose among {', '.join(sorted(known))}"
-            )
-    return parse(
-        presets[preset],
-        [
-            word
-            for name, value in given.items()
-            for word in (f"--{name}", *words(presets[preset], name, value))
-        ],
-        prog,
-    )
+            raise ConfigError(_unknown_field(name, known))
+    return replace(default, **changes)
 
 
-def notebook_parameters(variables):
-    """The parameters of a run notebook: the plain values among its `globals()`, called right after the parameters cell.
+def find_preset(presets: Mapping[str, Job], name: str) -> Job:
+    """The preset of this name; `ConfigError` where there is none."""
+    if name not in presets:
+        raise ConfigError(f"no preset {name!r}: choose one of {', '.join(presets)}")
+    return presets[name]
 
-    What papermill injected under a wrong name is among them, so that `config_from` can refuse it.
+
+def notebook_parameters(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a run notebook, called with its `globals()` after the parameters cell.
+
+    They are the plain values among its variables. What papermill injected under a wrong name is
+    among them, so that `config_from` can refuse it; papermill itself only warns.
     """
-    plain = (type(None), bool, int, float, str, list, tuple)
+    plain = (NoneType, bool, int, float, str, list, tuple)
+    ipython = ("In", "Out")
     return {
         name: value
         for name, value in variables.items()
-        if isinstance(value, plain) and not name.startswith("_") and name not in ("In", "Out")
+        if isinstance(value, plain) and not name.startswith("_") and name not in ipython
     }
 
 
-def save_config(config, path):
-    "Write a config as JSON."
+# ---- a run's config.json
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write a config, a dataclass, as JSON."""
     path.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 
-def config_differences(
-    config, path, ignored=("out", "resume", "device", "num_workers", "keep_checkpoints")
-):
-    "`['field: saved -> now', ...]` for the fields in which `config` differs from the one saved at `path`."
-    saved, now = (
-        read_json(path, ConfigError(f"{path}: damaged; choose another out")),
-        json.loads(json.dumps(asdict(config))),
+MAY_DIFFER = ("out", "resume", "device", "num_workers", "keep_checkpoints")
+
+
+def config_differences(config: Any, path: Path, ignored: Sequence[str] = MAY_DIFFER) -> list[str]:
+    """`["field: saved -> now", ...]` where `config` differs from the one saved at `path`.
+
+    A field that is younger than the saved config counts there as its default. Raises `ConfigError`
+    for a file that is damaged.
+    """
+    defaults = {field.name: field.default for field in fields(config)}
+    now = _as_json(asdict(config))
+    saved = _as_json(defaults) | read_json(
+        path, ConfigError(f"{path}: damaged; choose another out")
     )
     return [
         f"{name}: {saved.get(name)} -> {now.get(name)}"
-        for name in now.keys() | saved.keys()
+        for name in sorted(now.keys() | saved.keys())
         if name not in ignored and saved.get(name) != now.get(name)
     ]
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they come back from a JSON file: tuples as lists."""
+    return json.loads(json.dumps(values, default=str))
+
+
+__all__ = [
+    "CLASSIFY_PRESETS",
+    "PRETRAIN_PRESETS",
+    "AtlasConfig",
+    "BenchmarkConfig",
+    "ClassifyConfig",
+    "FeaturesConfig",
+    "OopsConfig",
+    "PrepareConfig",
+    "PretrainConfig",
+    "RetrieveConfig",
+    "ScanConfig",
+    "ShapesConfig",
+    "config_from",
+    "notebook_parameters",
+]

@@ -33,14 +33,13 @@ def stamp(path: str | os.PathLike) -> list[int]:
 
 def fsync_path(path: str | os.PathLike) -> None:
     """Have the disk keep a file, or the names in a folder, through a power cut."""
+    if os.name == "nt":
+        return  # Windows syncs neither folders nor files that are open for reading
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # some file systems cannot sync a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync no folder
             raise
     finally:
         os.close(handle)
@@ -48,7 +47,7 @@ def fsync_path(path: str | os.PathLike) -> None:
 
 def write_failure(path: str | os.PathLike, error: BaseException) -> str:
     """One line for `path` that cannot be written: the reason, and how much space is left."""
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     free = shutil.disk_usage(Path(path).parent).free
     return f"{path} cannot be written ({reason}; {free / 1e6:.1f} MB are free)"
 
@@ -57,9 +56,9 @@ def write_failure(path: str | os.PathLike, error: BaseException) -> str:
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """`with atomic_write(path) as part:` write `part`, a file or a folder; it becomes `path`.
 
-    Whenever the process is killed, `path` is the old one or the new one, never half of it. An error
-    leaves the old one and names `path`: an `OSError`, or a `TrainingError` where the disk is full
-    and the library that wrote says so without an error number.
+    Whenever the process is killed, `path` is the old one or the new one, never half of it. After an
+    error the old one is still there. The error names `path`: an `OSError`, or a `TrainingError`
+    where the disk is full and the library that wrote says so without an error number.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,11 +74,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         fsync_path(path.parent)
     except BaseException as error:
         _remove(part)
-        if not isinstance(error, OSError) or error.filename:
-            raise
-        if not error.errno:
-            raise TrainingError(write_failure(path, error)) from error
-        error.filename = str(path)
+        if isinstance(error, OSError) and error.filename in (None, str(part)):
+            if not error.errno:
+                raise TrainingError(write_failure(path, error)) from error
+            error.filename = str(path)
         raise
 
 
@@ -120,7 +118,7 @@ def read_json(path: str | os.PathLike, damaged: MemdpcError) -> dict[str, Any]:
 
 def read_text(path: str | os.PathLike) -> str:
     """A small text file in UTF-8, with or without a byte order mark; raises `DatasetError`."""
-    if not os.path.isfile(path):  # a pipe, for which one might wait for ever, is none either
+    if not os.path.isfile(path):  # nor a pipe, where reading might wait for ever
         raise DatasetError(f"{path}: no such file")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -129,7 +127,7 @@ def read_text(path: str | os.PathLike) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise DatasetError(f"{path}: is no text file in UTF-8")
+        raise DatasetError(f"{path}: not a text file in UTF-8")
     return text
 
 
@@ -141,37 +139,49 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 def hold_folder(folder: Path) -> FileLock:
     """Keep other processes from a folder until the returned lock is released or the process ends.
 
-    The same process may hold a folder again: a notebook's cell is run twice. `ConfigError` where
-    another process is at work there. Where files cannot be locked nothing is held.
+    However the process ends, the system gives the lock back, and processes that it forked do not
+    keep it. The same process may hold a folder again: a notebook's cell is run twice. Raises
+    `ConfigError` where another process is at work there. Where files cannot be locked, nothing is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False, is_singleton=True)
+    lock = FileLock(
+        folder / ".lock",
+        blocking=False,
+        is_singleton=True,
+        thread_local=False,
+        fallback_to_soft=False,
+    )
     try:
-        lock.acquire()
+        if not lock.is_locked:
+            lock.acquire()
     except Timeout:
         raise ConfigError(f"{folder}: another process is at work in this folder") from None
-    except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
             raise
     return lock
 
 
+# What file systems answer that know no locks.
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+
 @contextmanager
 def turn(path: Path) -> Iterator[None]:
-    """While this lasts, other processes that come here with the same lock file `path` wait.
+    """While this lasts, other processes that come here with the same `path` wait.
 
-    The system gives the lock back with the process, however that ends. Where nothing can be
-    written or locked, nobody waits.
+    The lock lies beside `path` and is given back with the process, however that ends. Where
+    nothing can be written or locked, nobody waits.
     """
-    lock = FileLock(path)
+    lock = FileLock(path.with_suffix(".lock"), fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         logger.info("another process is at work on the same files: waiting for what it finds")
         lock.acquire()
-    except (NotImplementedError, OSError):
-        pass
+    except OSError:
+        pass  # a cache that cannot be written costs time and nothing else
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Modules of the user's own, imported at the user's word, so that their names can be used in a job."""
+"""Your own modules, imported because you name them, so that a job can use what they register."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,10 @@ from memdpc.base.errors import ConfigError
 
 
 def load_plugins(names: Sequence[str]) -> None:
-    """Import modules from the working directory or the environment; `ConfigError` for one that fails."""
+    """Import modules from the working directory or the environment, once each.
+
+    Raises `ConfigError` for one that does not import.
+    """
     here = str(Path.cwd())
     if names and here not in sys.path:
         sys.path.insert(0, here)

@@ -1,7 +1,7 @@
-"""Parts under names: encoders, predictors, losses and datasets, one's own beside the built-in ones."""
+"""Parts under names: encoders, predictors, losses and datasets, yours beside the built-in ones."""
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from memdpc.base.errors import ConfigError
 
@@ -15,16 +15,19 @@ class Registry(Generic[T]):
         self.kind = kind
         self._values: dict[str, T] = {}
 
-    def register(self, name: str, value: T | None = None) -> Callable[[T], T] | T:
-        """Put `value` under `name`; without a value, a decorator. `ConfigError` for a taken name."""
-        if value is None:
-            return lambda given: self._add(name, given)
-        return self._add(name, value)
+    @overload
+    def register(self, name: str) -> Callable[[T], T]: ...
+    @overload
+    def register(self, name: str, value: T) -> T: ...
+    def register(self, name: str, value: T | None = None) -> T | Callable[[T], T]:
+        """Register `value` under `name`, and return it; without a value, a decorator.
 
-    def _add(self, name: str, value: T) -> T:
-        # The same module may be imported again under another name: what looks the same is the same.
-        taken = self._values.get(name, value)
-        if getattr(taken, "__qualname__", taken) != getattr(value, "__qualname__", value):
+        Raises `ConfigError` for a name that something else has. A notebook's cell may be run
+        again, and a module imported under two names: what was written in one place counts as one.
+        """
+        if value is None:
+            return lambda decorated: self.register(name, decorated)
+        if name in self._values and _origin(self._values[name]) != _origin(value):
             raise ConfigError(f"{self.kind} {name!r} is registered already: choose another name")
         self._values[name] = value
         return value
@@ -48,3 +51,13 @@ class Registry(Generic[T]):
     def names(self) -> tuple[str, ...]:
         """The names, in the order in which they were registered."""
         return tuple(self._values)
+
+
+def _origin(value: Any) -> Any:
+    """Where a function or class was written; a tuple's items each; any other value itself."""
+    if isinstance(value, tuple):
+        return tuple(_origin(item) for item in value)
+    return getattr(value, "__qualname__", value)
+
+
+__all__ = ["Registry"]

@@ -19,15 +19,18 @@ __all__ = [
 # %% ../../nbs/training/01_loop.ipynb #dbec94bf
 import logging
 import math
+import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast
 from tqdm import tqdm
 
-from ..base.errors import ConfigError, Stopped, TrainingError
+from ..base.errors import ConfigError, MemdpcError, Stopped, TrainingError
+from ..base.files import atomic_write
 from .processes import Interruption, largest, mean_over_processes, watched_workers
 from .run import log_metrics, save_checkpoint
 

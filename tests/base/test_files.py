@@ -1,0 +1,318 @@
+"""Files written whole or not at all, and locks: under kills, links, errors and other processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from memdpc.base import files
+from memdpc.base.errors import ConfigError, DatasetError, TrainingError
+from memdpc.base.files import (
+    atomic_write,
+    cache_folder,
+    clear_parts,
+    hold_folder,
+    read_json,
+    read_lines,
+    read_text,
+    stamp,
+    turn,
+    write_bytes,
+    write_failure,
+    write_json,
+)
+
+posix = pytest.mark.skipif(os.name == "nt", reason="signals and forks of POSIX")
+not_root = pytest.mark.skipif(
+    hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere"
+)
+
+
+def start(program, *args):
+    """Run a program in a process of its own; its standard output can be read line by line."""
+    source = "import os, sys, time\nfrom pathlib import Path\n" + textwrap.dedent(program)
+    return subprocess.Popen(
+        [sys.executable, "-c", source, *map(str, args)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- written whole or not at all
+
+
+def test_a_file_is_written_whole(tmp_path):
+    path = tmp_path / "new" / "a.bin"
+    write_bytes(path, b"first")
+    write_bytes(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert names(path.parent) == ["a.bin"]
+
+
+def test_json_is_indented_and_ends_its_line(tmp_path):
+    write_json(tmp_path / "a.json", {"x": [1, None]})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"x": [1, None]}
+    assert text == '{\n  "x": [\n    1,\n    null\n  ]\n}\n'
+
+
+def test_a_folder_is_written_whole(tmp_path):
+    with atomic_write(tmp_path / "step") as part:
+        part.mkdir()
+        (part / "weights").write_bytes(b"w" * 1000)
+        assert not (tmp_path / "step").exists()
+    assert names(tmp_path) == ["step"]
+    assert (tmp_path / "step" / "weights").stat().st_size == 1000
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+def test_an_error_leaves_the_old_file(tmp_path, kind):
+    write_bytes(tmp_path / "a", b"old")
+    with pytest.raises(kind), atomic_write(tmp_path / "a") as part:
+        part.write_bytes(b"half")
+        raise kind
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_an_error_without_a_name_gets_the_files(tmp_path):
+    """2026-11: "No space left on device", without a word on which file and which device."""
+    with pytest.raises(OSError) as error, atomic_write(tmp_path / "a"):
+        raise OSError(28, "No space left on device")
+    assert error.value.filename == str(tmp_path / "a")
+    expected = pytest.raises(TrainingError, match=r"a cannot be written \(full; .* MB are free\)")
+    with expected, atomic_write(tmp_path / "a"):
+        raise OSError("full")  # as a library may say it, without a number
+    assert "MB are free" in write_failure(tmp_path / "a", OSError("full"))
+
+
+@not_root
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError) as error:
+        write_bytes(tmp_path / "a", b"")
+    assert error.value.filename == str(tmp_path / "a")
+
+
+@posix
+def test_killed_while_it_writes(tmp_path):
+    """2026-11: a file cut in the middle, which the next run read as whole.
+
+    Killed again and again while it overwrites, the file is always one of those written.
+    """
+    path = tmp_path / "a"
+    program = """
+    from memdpc.base.files import write_bytes
+    for number in range(10**6):
+        write_bytes(sys.argv[1], bytes([number % 256]) * 300_000)
+        if number == 0: print("begun", flush=True)
+    """
+    for _ in range(4):
+        writer = start(program, path)
+        assert writer.stdout.readline() == "begun\n"
+        time.sleep(0.05)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        data = path.read_bytes()
+        assert len(data) == 300_000
+        assert len(set(data)) == 1
+    clear_parts(tmp_path)
+    assert names(tmp_path) == ["a"]
+
+
+@posix
+def test_a_link_at_a_foreseeable_name_is_not_followed(tmp_path):
+    """2026-11: `a.part` was a link that another user had placed; the file behind it was lost."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for name in ("a.part", ".a.part", "a.tmp"):
+        (tmp_path / name).symlink_to(precious)
+    write_bytes(tmp_path / "a", b"new")
+    assert precious.read_text() == "mine"
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+@posix
+def test_a_link_at_the_files_own_name_is_replaced(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "a").symlink_to(precious)
+    write_bytes(tmp_path / "a", b"new")
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "a").is_symlink()
+
+
+def test_parts_are_cleared_and_nothing_else(tmp_path):
+    part = files.PART
+    (tmp_path / f".step.1a2b3c4d{part}").mkdir()
+    (tmp_path / f".step.1a2b3c4d{part}" / "weights").write_bytes(b"half")
+    (tmp_path / f".metrics.csv.5e6f7a8b{part}").write_bytes(b"half")
+    (tmp_path / f"mine{part}").write_bytes(b"not hidden, so not ours")
+    clear_parts(tmp_path)
+    assert names(tmp_path) == [f"mine{part}"]
+
+
+# ---- read with care
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "3", '{"a": 1', "\xff", "[" * 100_000])
+def test_json_that_is_not_a_dict_is_damaged(tmp_path, text):
+    (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match="damaged, they say"):
+        read_json(tmp_path / "a.json", ConfigError("damaged, they say"))
+
+
+def test_text_with_a_byte_order_mark_and_empty_lines(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffone\r\n\n  two \n".encode())
+    assert read_lines(tmp_path / "a.txt") == ["one", "two"]
+
+
+def test_what_is_not_text_is_named(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xff\xfe\x00")
+    for path, reason in (tmp_path / "a", "UTF-8"), (tmp_path, "no such file"):
+        with pytest.raises(DatasetError, match=reason):
+            read_text(path)
+
+
+@posix
+def test_a_pipe_is_not_read(tmp_path):
+    """2026-11: a named pipe among the lists, and a job that waited for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DatasetError, match="no such file"):
+        read_text(tmp_path / "pipe")
+
+
+def test_a_stamp_tells_a_changed_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"1")
+    before = stamp(path)
+    os.utime(path, ns=(1, 1))
+    assert before[0] == 1
+    assert stamp(path) == [1, 1] != before
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEMDPC_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.setenv("MEMDPC_CACHE", "")
+    assert cache_folder() == Path.home() / ".cache" / "memdpc"
+
+
+# ---- locks
+
+HOLD = """
+from memdpc.base.files import hold_folder
+lock = hold_folder(Path(sys.argv[1]))
+child = os.fork() if "fork" in sys.argv else 1
+if child: print(child, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_folder_is_held_until_it_is_released(tmp_path):
+    holder = start(HOLD, tmp_path)
+    try:
+        assert holder.stdout.readline() == "1\n"
+        with pytest.raises(ConfigError, match="another process is at work in this folder"):
+            hold_folder(tmp_path)
+    finally:
+        holder.kill()
+        holder.wait()
+    hold_folder(tmp_path).release()
+
+
+def test_the_same_process_may_hold_a_folder_again(tmp_path):
+    """2026-11: a notebook's cell that was run twice was told of another process."""
+    first = hold_folder(tmp_path / "new")
+    second = hold_folder(tmp_path / "new")
+    assert first.is_locked and second.is_locked
+    second.release()
+    assert not first.is_locked
+
+
+@posix
+def test_a_killed_holder_lets_go_though_its_children_live(tmp_path):
+    """2026-11: the readers of a killed run kept its lock, and the run could not be continued."""
+    holder = start(HOLD, tmp_path, "fork")
+    child = int(holder.stdout.readline())
+    try:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        os.kill(child, 0)  # it is still there
+        hold_folder(tmp_path).release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", files._NO_LOCKS_HERE)
+def test_where_files_cannot_be_locked_nothing_is(tmp_path, monkeypatch, number):
+    def refuse(*args):
+        raise OSError(number, "no locks here")
+
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert not hold_folder(tmp_path).is_locked
+    with turn(tmp_path / "index"):
+        pass
+
+
+def test_a_turn_is_waited_for_and_a_kill_ends_it(tmp_path, caplog):
+    program = """
+    from memdpc.base.files import turn
+    with turn(Path(sys.argv[1])):
+        print("in", flush=True)
+        time.sleep(600)
+    """
+    second_program = """
+    import logging
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    from memdpc.base.files import turn
+    with turn(Path(sys.argv[1])):
+        print("in", flush=True)
+    """
+    first = start(program, tmp_path / "index")
+    second = None
+    try:
+        assert first.stdout.readline() == "in\n"
+        second = start(second_program, tmp_path / "index")
+        assert "waiting" in second.stdout.readline()
+        assert second.poll() is None
+        first.kill()
+        assert second.stdout.readline() == "in\n"
+        assert second.wait() == 0
+        assert not (tmp_path / "index").exists()
+    finally:
+        for process in (first, second):
+            if process is not None:
+                process.kill()
+                process.wait()
+
+
+def test_turns_are_taken_one_at_a_time(tmp_path):
+    """Four processes add to a number a hundred times each, and nothing is lost."""
+    program = """
+    from memdpc.base.files import turn
+    path = Path(sys.argv[1])
+    for _ in range(100):
+        with turn(path):
+            number = int(path.read_text())
+            path.write_text(str(number + 1))
+    """
+    (tmp_path / "number").write_text("0")
+    workers = [start(program, tmp_path / "number") for _ in range(4)]
+    assert [worker.wait() for worker in workers] == [0] * 4
+    assert (tmp_path / "number").read_text() == "400"
+
+
+def test_where_nothing_can_be_written_nobody_waits(tmp_path):
+    (tmp_path / "file").write_text("")
+    with turn(tmp_path / "file" / "cache" / "index"):
+        pass
