@@ -1,184 +1,277 @@
-"""Processes: readers, devices and ranks, and the signals that stop a run."""
+"""Processes: devices and ranks, readers of clips, and the signals that stop a run.
 
+A queue's time limit, Ctrl-C in a terminal and a launcher that passes signals on all tell *every*
+process of a job to end. Only the main process decides: it finishes its step and saves. So
+`Interruption` makes a signal a note for the main process, and reader processes ignore signals from
+their first moment. They end when the main process tells them to, or when it is gone.
+"""
+
+import atexit
 import logging
+import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from memdpc.base.errors import ConfigError, MemdpcError, TrainingError
+from memdpc.training.run import Run
 
 logger = logging.getLogger(__name__)
 
+# SIGUSR1 is what Slurm sends some time before a job's limit, if asked (`--signal=USR1@60`).
+_STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGUSR1"):  # not on Windows
+    _STOP_SIGNALS.append(signal.SIGUSR1)
 
-def ignore_signals(worker):
-    "A process that reads leaves Ctrl-C and SIGTERM to the main process, and ends when that says so: only its SIGTERM counts."
-    sys.excepthook = lambda *error: (
-        None
-    )  # of helper threads, when the main process turns away: it says why itself
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):
-        return  # macOS
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=obey, args=(os.getppid(),), daemon=True).start()
-
-
-def obey(parent):
-    "Wait for a SIGTERM that `parent` sends, and end."
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
-class Loader(DataLoader):
-    "A DataLoader whose processes are born with SIGTERM blocked: one that came before `ignore_signals` was called would end them."
-
-    def __iter__(self):
-        if not hasattr(signal, "sigwaitinfo"):
-            return super().__iter__()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            return super().__iter__()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def make_loader(clips, batches, num_workers=0, pin_memory=False):
-    "A DataLoader of `clips` in the order of `batches`, in `num_workers` processes (0: in this one)."
-    return Loader(
-        clips,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=ignore_signals,
-    )
+_PATIENCE = 1.0  # seconds within which several signals are one wish
 
 
 class Interruption:
-    """Within `with Interruption() as asked:` Ctrl-C and SIGTERM only set `asked.signum`; one that comes more than a second later acts as it always did.
+    """Within `with Interruption() as asked:` a signal to stop only sets `asked.signum`.
 
-    (Launchers pass a signal on to processes that the terminal has told already: two at once are one wish.)
+    The signals are SIGINT (Ctrl-C), SIGTERM, and SIGUSR1, which counts as SIGTERM. One that comes
+    more than a second after the first acts as usual. (Launchers pass a signal on to processes that
+    the terminal has told already: two at once are one wish.)
     """
 
-    def __init__(self):
-        self.signum, self.since = 0, 0.0
+    def __init__(self) -> None:
+        self.signum = 0
+        self.since = 0.0
+        self._former: dict[signal.Signals, Any] = {}
 
-    def note(self, signum, frame):
-        if self.signum and time.monotonic() - self.since > 1:
-            self.give_back()
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if not self.signum:
+            on_purpose = signum == signal.SIGINT
+            self.signum = int(signal.SIGINT if on_purpose else signal.SIGTERM)
+            self.since = time.monotonic()
+        elif time.monotonic() - self.since > _PATIENCE:
+            self._give_back()
             signal.raise_signal(signum)
-        elif not self.signum:
-            self.signum, self.since = signum, time.monotonic()
 
-    def __enter__(self):
-        self.former = {}
-        try:
-            self.former.update(
-                {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
-            )
-        except ValueError:
-            pass  # not the main thread: signals go elsewhere
-        return self
-
-    def give_back(self):
-        for signum, handler in self.former.items():
+    def _give_back(self) -> None:
+        for signum, handler in self._former.items():
             signal.signal(signum, handler)
 
-    def __exit__(self, *error):
-        self.give_back()
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():  # else signals go elsewhere
+            for signum in _STOP_SIGNALS:
+                self._former[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._give_back()
+
+
+# ---- readers: the processes of a DataLoader
+
+
+_readers: set[Any] = set()  # processes that were started here
+
+
+@atexit.register
+def _end_readers() -> None:
+    """Python ends what it started by SIGTERM, which readers ignore, and waits for them."""
+    for reader in _readers:
+        if reader.is_alive():
+            reader.kill()
+
+
+def _ignore_signals(worker: int) -> None:
+    for signum in _STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 @contextmanager
-def watched_workers(run=None):
-    "Say in one line that a loader's process died (PyTorch raises that wherever the main process happens to be) or what it ran into."
+def _signals_held_back() -> Iterator[None]:
+    """Keep signals from a process that is born meanwhile; this process gets them afterwards.
+
+    A reader would die of one that comes between its birth and `_ignore_signals`.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where nobody sends such signals
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield
-    except MemdpcError as error:
-        if not str(error).startswith("Caught "):
-            raise
-        raise TrainingError(
-            error.args[0].strip().splitlines()[-1].split("Error: ")[-1]
-        ) from None  # PyTorch added the worker's traceback
-    except (
-        RuntimeError,
-        ConnectionResetError,
-        EOFError,
-    ) as error:  # the last two: it died as it handed over a batch
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _ErrorsAsItems:
+    """A dataset whose items may be errors: PyTorch would rewrite those that a reader raises."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except MemdpcError as error:
+            return error
+
+
+def _collate(items: list[Any]) -> Any:
+    for item in items:
+        if isinstance(item, MemdpcError):
+            return item
+    return default_collate(items)
+
+
+class _Loader(DataLoader):
+    """A DataLoader whose readers outlive signals, and hand over their errors as they are."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        before = set(multiprocessing.active_children())
+        with _signals_held_back():
+            batches = super().__iter__()
+        _readers.update(set(multiprocessing.active_children()) - before)
+        for batch in batches:
+            if isinstance(batch, MemdpcError):
+                raise TrainingError(str(batch)) from batch
+            yield batch
+
+
+def make_loader(
+    clips: Any,  # anything with `clips[key]` -> dict of arrays and numbers
+    batches: Iterable[Sequence[Any]],  # the keys of each batch
+    num_workers: int = 0,  # processes that read; 0: this one
+    pin_memory: bool = False,
+) -> DataLoader:
+    """A DataLoader of `clips` in the order of `batches`."""
+    return _Loader(
+        _ErrorsAsItems(clips) if num_workers else clips,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=_collate,
+        worker_init_fn=_ignore_signals,
+    )
+
+
+def _exit_code_of_dead_reader() -> int | None:
+    """None where all live, or ended well. A process closes its files a moment before it is dead."""
+    for _ in range(10):
+        for reader in _readers:
+            if reader.exitcode:
+                return reader.exitcode
+        if not any(reader.is_alive() for reader in _readers):
+            break
+        time.sleep(0.05)
+    return None
+
+
+@contextmanager
+def watched_workers(run: Run | None = None) -> Iterator[None]:
+    """Name the death of a reader in one line, wherever PyTorch raises its error."""
+    _readers.difference_update([reader for reader in _readers if not reader.is_alive()])
+    try:
+        yield
+    except (RuntimeError, ConnectionResetError, EOFError) as error:  # as it handed over a batch
+        exit_code = _exit_code_of_dead_reader()
+        if exit_code is None:
             raise
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else PyTorch raises once more
-        kept = f"; last good checkpoint: {run.checkpoint() or 'none'}" if run else ""
-        raise TrainingError(
-            f"a process that reads videos died ({' '.join(str(error).split())}); if memory ran out, try fewer num_workers{kept}"
-        ) from None
+            # PyTorch's handler would raise the same error once more, in the midst of this one.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        what = f"a process that reads videos died (exit code {exit_code})"
+        advice = "if it ran out of memory, try fewer num_workers"
+        safe = f"; {run.last_good}" if run else ""
+        raise TrainingError(f"{what}; {advice}{safe}") from error
 
 
-def cores():
-    "How many cores this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# ---- devices and ranks
 
 
-def make_accelerator(device="auto", precision="auto", num_workers=0):
-    """accelerate's view of this process: its device, its rank, its precision (auto: bf16 on GPUs that have it, else float32).
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
-    From then on PyTorch computes on the cores that `num_workers` processes leave, one at least; `OMP_NUM_THREADS` has precedence.
+
+def limit_threads(num_workers: int) -> None:
+    """Let PyTorch compute on the cores that `num_workers` reader processes leave, at least on one.
+
+    Threads that wait for each other's turn on a core spin, and slow all others down.
+    `OMP_NUM_THREADS` has precedence.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() - num_workers))
+
+
+def _check_device(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: this machine has no GPU that torch can use")
     if device == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device mps: not available on this machine")
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ConfigError(f"no device {device!r}: choose auto, cpu, cuda or mps")
-    on_cpu = device == "cpu" or os.environ.get("ACCELERATE_USE_CPU", "").lower() in (
-        "1",
-        "true",
-        "yes",
-    )  # accelerate launch --cpu
-    if (
-        device == "auto"
-        and int(os.environ.get("WORLD_SIZE", 1)) > 1
-        and not torch.cuda.is_available()
-    ):
-        on_cpu = True  # else accelerate ignores the other processes
+
+
+def _computes_on_cpu(device: str) -> bool:
+    """Whether accelerate must be told to use the CPU."""
+    told_by_launcher = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    # With several processes and no GPU accelerate would ignore all processes but one.
+    many = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    many_without_gpu = device == "auto" and many and not torch.cuda.is_available()
+    return device == "cpu" or told_by_launcher or many_without_gpu
+
+
+def make_accelerator(
+    device: str = "auto",  # auto, cpu, cuda, mps
+    precision: str = "auto",  # auto: bf16 on GPUs that have it, else float32; no, bf16
+    num_workers: int | None = None,  # not None: `limit_threads(num_workers)` as well
+) -> Accelerator:
+    """accelerate's view of this process: its device, its rank, its precision."""
+    if num_workers is not None:
+        limit_threads(num_workers)
+    _check_device(device)
+    on_cpu = _computes_on_cpu(device)
+    on_gpu = not on_cpu and torch.cuda.is_available()
     if precision == "auto":
-        precision = (
-            "bf16"
-            if not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-            else "no"
-        )
+        precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "no"
     if "WORLD_SIZE" not in os.environ:
-        AcceleratorState._reset_state(reset_partial_state=True)  # runs of one process may differ
-    if on_cpu and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        # Two runs of one process may differ in device and precision; there is no public way.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if on_cpu and "MASTER_PORT" in os.environ:
+            logger.warning(
+                "accelerate launch --cpu starts one process only, unless MPI does it; "
+                "for two: torchrun --nproc_per_node 2 -m memdpc ..."
+            )
+    if precision == "bf16" and not torch.cuda.is_available():  # seen with oneDNN, torch 2.13
         logger.warning(
-            "accelerate launch --cpu starts one process only, unless MPI does it; for two: torchrun --nproc_per_node 2 -m memdpc ..."
+            "bf16 without a GPU is for tests: on some CPUs gradients of 3-D convolutions are NaN"
         )
-    if precision == "bf16" and not torch.cuda.is_available():
-        logger.warning(
-            "bf16 without a GPU is for tests: some CPUs give 3-D convolutions gradients that are no numbers"
-        )  # seen with oneDNN, torch 2.13
     return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
 
-def largest(accelerator, number):
-    "The largest of the processes' `number`s: what one of them met, all act on."
+def largest(accelerator: Accelerator, numbers: Sequence[int]) -> list[int]:
+    """Each number's largest value in any process: what one of them met, all act on."""
     if accelerator.num_processes == 1:
-        return number
-    return accelerator.gather(torch.tensor([number], device=accelerator.device)).max().item()
+        return list(numbers)
+    mine = torch.tensor([numbers], device=accelerator.device)
+    return accelerator.gather(mine).amax(0).tolist()
 
 
-def mean_over_processes(accelerator, values):
-    "`{name: float}`, averaged over the processes."
-    names, stacked = list(values), torch.stack([v.detach().float() for v in values.values()])
+def mean_over_processes(
+    accelerator: Accelerator, values: dict[str, torch.Tensor]
+) -> dict[str, float]:
+    """`{name: scalar}`, averaged over the processes."""
+    names = list(values)
+    stacked = torch.stack([value.detach().float() for value in values.values()])
     if accelerator.num_processes > 1:
         stacked = accelerator.reduce(stacked, "mean")
-    return dict(zip(names, stacked.tolist()))
+    return dict(zip(names, stacked.tolist(), strict=True))
+
+
+__all__ = ["make_accelerator", "make_loader"]

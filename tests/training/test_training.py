@@ -24,6 +24,7 @@ from memdpc.training.pretrain import pretrain
 from memdpc.training.processes import Interruption, make_accelerator, make_loader
 from memdpc.training.run import (
     Run,
+    _cut_metrics,
     finish,
     log_metrics,
     read_metrics,
@@ -226,7 +227,7 @@ def test_metrics_read_back_to_the_bit_and_are_cut(tmp_path):
     with open(tmp_path / "metrics.csv", "a") as file:
         file.write("51,0,train,lo")  # a kill in the middle of a row
     assert [float(row["value"]) for row in read_metrics(tmp_path)] == values.tolist()
-    training.cut_metrics(run, 20)
+    _cut_metrics(run, 20)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == list(range(1, 21))
     assert "time" not in rows[0]
