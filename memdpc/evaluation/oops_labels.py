@@ -12,8 +12,8 @@ import numpy as np
 
 from memdpc.base.config import OopsConfig
 from memdpc.base.errors import DatasetError, printable
-from memdpc.data.layouts import loose, read_transitions
-from memdpc.data.videos import VideoList, hold_out, load_dataset, summary
+from memdpc.data.layouts import normalize_name, read_transitions
+from memdpc.data.videos import VideoList, hold_out, load_dataset, summarize_reasons
 
 __all__ = ["CLASSES", "failure_time", "label_moments"]
 
@@ -143,7 +143,7 @@ def _label_part(config, part, listed):
             part,
             len(left_out),
             len(listed),
-            summary(left_out),
+            summarize_reasons(left_out),
         )
     unusual = [(path, reason) for path, reason in left_out if reason != _UNLABELLED]
     for path, reason in unusual[:_MOST_LISTED]:
@@ -151,7 +151,7 @@ def _label_part(config, part, listed):
     if not labelled.failures:
         raise DatasetError(
             f"{config.root}: no {part} video has a class under the reading {config.reading}: "
-            f"{summary(left_out)}"
+            f"{summarize_reasons(left_out)}"
         )
     return labelled, left_out
 
@@ -174,5 +174,5 @@ def fourth_annotator_times(config: OopsConfig, videos: VideoList) -> list[tuple[
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         return [()] * len(videos)
-    times = {loose(name): entry for name, entry in read_transitions(found).items()}
-    return [times.get(loose(Path(video.path).stem), ()) for video in videos.videos]
+    times = {normalize_name(name): entry for name, entry in read_transitions(found).items()}
+    return [times.get(normalize_name(Path(video.path).stem), ()) for video in videos.videos]
