@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -57,7 +57,7 @@ def seconds_for(path: str, time_limit: float) -> float:
 
 def run_guarded(
     work: Work, paths: Iterable[str], num_workers: int, time_limit: float, *args: Any
-) -> Iterator[tuple[str, Entry]]:
+) -> Generator[tuple[str, Entry], None, None]:
     """`(path, work(path, *args))` for each path, in the order in which they are done.
 
     Args:
@@ -94,7 +94,13 @@ def run_guarded(
 class _GuardedPool:
     """A pool of worker processes, and the files that it was given."""
 
-    def __init__(self, work: Work, args: tuple, num_workers: int, time_limit: float) -> None:
+    def __init__(
+        self,
+        work: Work,
+        args: tuple,
+        num_workers: int,
+        time_limit: float,
+    ) -> None:
         self.work = work
         self.args = args
         self.time_limit = time_limit
@@ -172,7 +178,12 @@ def _limit(name: str, most: int) -> None:
         resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
 
 
-def _run_task(work: Work, path: str, args: tuple, seconds: float) -> Entry:
+def _run_task(
+    work: Work,
+    path: str,
+    args: tuple,
+    seconds: float,
+) -> Entry:
     """Open one file in a worker; an alarm ends an orphan, whose parent cannot stop it any more."""
     if not hasattr(signal, "setitimer"):
         return work(path, *args)
@@ -183,7 +194,11 @@ def _run_task(work: Work, path: str, args: tuple, seconds: float) -> Entry:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _entry_of(path: str, future: Future, time_limit: float) -> Entry:
+def _entry_of(
+    path: str,
+    future: Future,
+    time_limit: float,
+) -> Entry:
     """What a worker found in a file, or what the file did to the worker."""
     error = future.exception()
     if error is None:
@@ -195,7 +210,11 @@ def _entry_of(path: str, future: Future, time_limit: float) -> Entry:
     return _entry_with_reason(path, f"breaks the decoder ({type(error).__name__}: {error})")
 
 
-def entry_of_death(path: str, status: int, time_limit: float) -> Entry:
+def entry_of_death(
+    path: str,
+    status: int,
+    time_limit: float,
+) -> Entry:
     """The entry of a file at which a worker ended with an exit status (below 0: minus a signal).
 
     Raises `DatasetError` where the file is not to blame: somebody killed the worker.

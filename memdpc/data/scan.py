@@ -1,36 +1,43 @@
-"""What is in a dataset's files, before anything is trained on them"""
+"""What is in a dataset's files, before anything is trained on them: `memdpc scan`.
+
+Four questions decide what becomes of a file: does a list of the dataset name it, is it there, do
+pictures come out of it, and are they enough for a clip? The last two take a decoder, and the whole
+file (`memdpc.data.index`).
+
+| status | of a file | a training run |
+|---|---|---|
+| ok | that a clip fits into | uses it |
+| short | with fewer frames than a clip spans | uses it, and repeats the last frame |
+| broken | out of which no picture comes, or that takes too long | leaves it out, and says so |
+| missing | that a list names, and that is not there | goes without it |
+| unlisted | that is there, and that no list names | does not look at it |
+
+A clip of N blocks of T frames at a stride of s frames spans (NT - 1)s + 1 of them: 118 for the
+paper's 8, 5 and 3. With a stride in seconds the span is one of time.
+"""
 
 import csv
 import io
 import sys
 from array import array
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from memdpc.base.config import ScanConfig
 from memdpc.base.errors import DatasetError, printable
 from memdpc.base.files import write_bytes
 from memdpc.data.clips import is_short, span
+from memdpc.data.guard import Entry
 from memdpc.data.index import Index, examine, info_from
-from memdpc.data.layouts import SPLITS, below, list_dataset
+from memdpc.data.layouts import Listed, Listing, list_parts, video_paths
 
-
-def list_parts(name, root):
-    "`({part: Listing}, {part: complaint})` of a dataset's splits, named `1 train`; raises `DatasetError` where none can be listed"
-    found, refused = {}, {}
-    for split in range(1, SPLITS.get(name, 1) + 1):
-        for subset in ("train", "test")[: 1 if name == "folder" else 2]:
-            try:
-                found[f"{split} {subset}"] = list_dataset(name, root, split, subset)
-            except DatasetError as error:
-                refused[f"{split} {subset}"] = error
-    if not found:
-        raise next(iter(refused.values()))
-    return found, refused
-
+Row = dict[str, Any]  # some of COLUMNS; `splits` is a list of names of parts
+Parts = dict[str, Listing]  # by names such as `1 train`
 
 COLUMNS = [
     "path",
@@ -49,162 +56,20 @@ COLUMNS = [
     "group",
     "splits",
 ]
+_TWICE = "is listed twice"
+_ABSENT = "no such file"
+_ORDER = ("broken", "missing", "unlisted", "short", "ok")  # of the reasons in a report
 
 
-def row_of(config, path, entry):
-    "What the index's `entry` tells of a file, as a row: a dict with some of `COLUMNS`"
-    size = {"bytes": entry["stamp"][0]} if "stamp" in entry else {}
-    if "reason" in entry:
-        return {"path": path, "status": "broken", "reason": entry["reason"]} | size
-    info = info_from(entry["info"])
-    facts = {name: getattr(info, name) for name in ("frames", "width", "height", "codec", "damage")}
-    return {
-        "path": path,
-        "status": "short" if is_short(config, info) else "ok",
-        **facts,
-        "fps": round(info.fps, 3),
-        "seconds": round(info.duration, 3),
-    } | size
+def scan(config: ScanConfig) -> "Report":
+    """Open every file that a dataset lists, once; the `Report`, with a table of all files.
 
-
-def rows_of(config, parts, index):
-    "Rows for the files that the lists of `parts` name, each once, then for those missing and unlisted"
-    places, others = {}, {}  # {path: [(part, Listed, class)]}, {path: {reason: [parts]}}
-    for part, (classes, listed, missing) in parts.items():
-        for entry in listed:
-            places.setdefault(entry.path, []).append(
-                (part, entry, classes[entry.label] if entry.label >= 0 else "")
-            )
-        for path, reason in missing:
-            others.setdefault(path, {}).setdefault(reason, []).append(part)
-    for path, named in places.items():
-        _, entry, class_name = named[0]
-        row = row_of(config, path, index.get(path)) | {
-            "label": entry.label,
-            "class": class_name,
-            "group": entry.group,
-            "splits": [part for part, *_ in named],
-        }
-        if "is listed twice" in others.get(path, ()):
-            row["reason"] = "; ".join(filter(None, [row.get("reason"), "is listed twice"]))
-        yield row
-    for path, reasons in others.items():
-        if path in places:
-            continue
-        row = {"path": path, "reason": "; ".join(reasons)}
-        absent = "no such file" in reasons  # and not: there, or said of no video of these lists
-        yield row | (
-            {"status": "missing", "splits": sum(reasons.values(), [])}
-            if absent
-            else {"status": "unlisted", "splits": []}
-        )
-    for path in below(config.root):
-        if path not in places and path not in others:
-            yield {"path": path, "status": "unlisted", "reason": "is in no list", "splits": []}
-
-
-@dataclass
-class Report:
-    "What a scan found; its text is the report"
-
-    config: ScanConfig
-    table: Path  # scan.csv
-    refused: dict  # {part: why it has no list}
-    counts: dict = field(
-        default_factory=dict
-    )  # {part: Counter of statuses}; part '' is all of them
-    reasons: dict = field(default_factory=dict)  # {(status, reason): [number, an example]}
-    kinds: dict = field(
-        default_factory=lambda: {name: Counter() for name in ("size", "rate", "codec")}
-    )
-    frames: array = field(default_factory=lambda: array("q"))
-    totals: Counter = field(default_factory=Counter)  # seconds, bytes, and damaged videos
-
-    def add(self, row):
-        "Count a row"
-        for part in ("", *row["splits"]):
-            self.counts.setdefault(part, Counter())[row["status"]] += 1
-        if "reason" in row:
-            self.reasons.setdefault((row["status"], row["reason"]), [0, row["path"]])[0] += 1
-        self.totals["bytes"] += row.get("bytes", 0)
-        if "frames" not in row:
-            return
-        self.frames.append(row["frames"])
-        self.totals.update(seconds=row["seconds"], damaged=row["damage"] > 0)
-        for name, value in (
-            ("size", f"{row['width']}x{row['height']}"),
-            ("rate", f"{row['fps']:.4g}"),
-            ("codec", row["codec"]),
-        ):
-            self.kinds[name][value] += 1
-
-    def __str__(self):
-        return "\n".join(
-            printable(line).rstrip()
-            for line in (*part_lines(self), *reason_lines(self), *kind_lines(self))
-        )
-
-
-def part_lines(report):
-    "Lines of a report: how many files each part lists, and what became of them"
-    yield f"{report.config.dataset} in {report.config.root}"
-    yield f"{'split':10}{'listed':>10}{'readable':>10}{'short':>10}{'broken':>10}{'missing':>10}"
-    for part, counts in sorted(report.counts.items(), key=lambda item: (not item[0], item[0])):
-        ok, short, broken, missing = (counts[name] for name in ("ok", "short", "broken", "missing"))
-        yield f"{part or 'all':10}{ok + short + broken + missing:10}{ok + short:10}{short:10}{broken:10}{missing:10}"
-    for part, error in report.refused.items():
-        yield f"{part:10}{error}"
-
-
-def reason_lines(report, most=20):
-    "Lines of a report: why files are not used, the most frequent reason first, each with an example"
-    for status in "broken", "missing", "unlisted", "short", "ok":
-        found = sorted(
-            (
-                (number, reason, path)
-                for (kind, reason), (number, path) in report.reasons.items()
-                if kind == status
-            ),
-            reverse=True,
-        )
-        if found:
-            yield f"{status}, with an example of each"
-        for number, reason, path in found[:most]:
-            yield f"{number:8}  {reason}: {path}"
-        if len(found) > most:
-            yield f"{sum(number for number, *_ in found[most:]):8}  for {len(found) - most} other reasons: see the table"
-
-
-def kind_lines(report, most=6):
-    "Lines of a report: what the readable videos are"
-    if report.frames:
-        yield "readable videos (value: how many have it)"
-        unit = "seconds" if report.config.time_stride else "frames"
-        low, middle, high = min(report.frames), median(report.frames), max(report.frames)
-        yield f"  frames  {low} to {high}, median {middle:g}; a clip spans {span(report.config):g} {unit}; in short ones the last frame is repeated"
-        yield f"  length  {timedelta(seconds=round(report.totals['seconds']))} (hours, minutes, seconds)"
-        if report.totals["damaged"]:
-            yield f"  damage  the decoder complains of {report.totals['damaged']}; the pictures that it gives are used"
-        for name, counts in report.kinds.items():
-            rest = len(counts) - most
-            yield (
-                f"  {name:8}"
-                + ", ".join(f"{value}: {n}" for value, n in counts.most_common(most))
-                + (f", and {rest} more" if rest > 0 else "")
-            )
-    yield f"on disk {report.totals['bytes'] / 1e6:,.1f} MB"
-    yield f"table   {report.table}"
-
-
-def scan(config: ScanConfig):
-    """`memdpc scan`: open every file that a dataset lists, once; the `Report`, whose `table` has a row for each file.
-
-    Raises `DatasetError` where the layout is not the dataset's, or a worker was killed. Started again, it goes on where it was stopped.
+    Raises `DatasetError` where the layout is not the dataset's, or a worker was killed. Started
+    again, it goes on where it was stopped. The table is written whole or not at all, and file names
+    go into it as they are on the disk, byte for byte, UTF-8 or not.
     """
     parts, refused = list_parts(config.dataset, config.root)
-    table = (
-        Path(config.out) if config.out else Index(config.root).file.with_suffix("")
-    ) / "scan.csv"
+    table = _table_path(config)
     table.parent.mkdir(parents=True, exist_ok=True)
     index = examine(
         config.root,
@@ -213,13 +78,216 @@ def scan(config: ScanConfig):
         sys.stderr.isatty(),
         config.time_limit,
     )
-    report, data = Report(config, table, refused), io.BytesIO()
+    report = Report(config, table, refused)
+    data = io.BytesIO()
     with io.TextIOWrapper(data, "utf-8", "surrogateescape", newline="") as text:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        for row in rows_of(config, parts, index):
+        for row in _rows_of(config, parts, index):
             report.add(row)
             writer.writerow(row | {"splits": "; ".join(row["splits"])})
         text.flush()
         write_bytes(table, data.getvalue())
     return report
+
+
+def _table_path(config: ScanConfig) -> Path:
+    """scan.csv in the folder that the config names, else beside the index."""
+    folder = Path(config.out) if config.out else Index(config.root).file.with_suffix("")
+    return folder / "scan.csv"
+
+
+# ---- a row for each file
+
+
+def _rows_of(
+    config: ScanConfig,
+    parts: Parts,
+    index: Index,
+) -> Iterator[Row]:
+    """Rows for the listed files, each once, then for those missing and unlisted."""
+    reasons = _reasons_by_path(parts)
+    listed: set[str] = set()
+    for path, row in _listed_rows(config, parts, index):
+        if _TWICE in reasons.get(path, ()):
+            row["reason"] = f"{row['reason']}; {_TWICE}" if "reason" in row else _TWICE
+        listed.add(path)
+        yield row
+    for path, found in reasons.items():
+        if path not in listed:
+            yield _unused_row(path, found)
+    for path in video_paths(config.root):
+        if path not in listed and path not in reasons:
+            yield _unused_row(path, {"is in no list": []})
+
+
+def _reasons_by_path(parts: Parts) -> dict[str, dict[str, list[str]]]:
+    """{path: {reason: names of parts}} of all that is missing or left over in some part."""
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for part, listing in parts.items():
+        for path, reason in listing.missing:
+            reasons.setdefault(path, {}).setdefault(reason, []).append(part)
+    return reasons
+
+
+def _listed_rows(
+    config: ScanConfig,
+    parts: Parts,
+    index: Index,
+) -> Iterator[tuple[str, Row]]:
+    """(path, row) of each listed file; a file may be named by several parts."""
+    places: dict[str, list[str]] = {}
+    first: dict[str, tuple[Listed, str]] = {}
+    for part, listing in parts.items():
+        for entry in listing.listed:
+            places.setdefault(entry.path, []).append(part)
+            class_name = listing.classes[entry.label] if entry.label >= 0 else ""
+            first.setdefault(entry.path, (entry, class_name))
+    for path, (entry, class_name) in first.items():
+        row = _file_row(config, path, index.get(path) or {"reason": "was not opened"})
+        row["label"] = entry.label
+        row["class"] = class_name
+        row["group"] = entry.group
+        row["splits"] = places[path]
+        yield path, row
+
+
+def _file_row(
+    config: ScanConfig,
+    path: str,
+    entry: Entry,
+) -> Row:
+    """What the index's entry tells of a file."""
+    row: Row = {"path": path}
+    if "stamp" in entry:
+        row["bytes"] = entry["stamp"][0]
+    if "reason" in entry:
+        return row | {"status": "broken", "reason": entry["reason"]}
+    info = info_from(entry["info"])
+    for name in ("frames", "width", "height", "codec", "damage"):
+        row[name] = getattr(info, name)
+    row["fps"] = round(info.fps, 3)
+    row["seconds"] = round(info.duration, 3)
+    row["status"] = "short" if is_short(config, info) else "ok"
+    return row
+
+
+def _unused_row(path: str, reasons: dict[str, list[str]]) -> Row:
+    """A file that is not there, or that is there and in no list."""
+    row: Row = {"path": path, "reason": "; ".join(reasons)}
+    if _ABSENT in reasons:
+        row["status"] = "missing"
+        row["splits"] = [part for parts in reasons.values() for part in parts]
+    else:
+        row["status"] = "unlisted"
+        row["splits"] = []
+    return row
+
+
+# ---- the report
+
+
+def _empty_kinds() -> dict[str, Counter]:
+    return {name: Counter() for name in ("size", "rate", "codec")}
+
+
+@dataclass
+class Report:
+    """What a scan found; its text is the report."""
+
+    config: ScanConfig
+    table: Path  # scan.csv
+    refused: dict[str, DatasetError]  # {part: why it has no list}
+    counts: dict[str, Counter] = field(default_factory=dict)  # statuses by part; '': of all files
+    # {(status, reason): [how many, an example]}
+    reasons: dict[tuple[str, str], list] = field(default_factory=dict)
+    kinds: dict[str, Counter] = field(default_factory=_empty_kinds)
+    frames: array = field(default_factory=lambda: array("q"))  # of each video, for the median
+    totals: Counter = field(default_factory=Counter)  # seconds, bytes, and damaged videos
+
+    def add(self, row: Row) -> None:
+        """Count a row."""
+        for part in ("", *row["splits"]):
+            self.counts.setdefault(part, Counter())[row["status"]] += 1
+        if "reason" in row:
+            example = [0, row["path"]]
+            self.reasons.setdefault((row["status"], row["reason"]), example)[0] += 1
+        self.totals["bytes"] += row.get("bytes", 0)
+        if "frames" not in row:
+            return
+        self.frames.append(row["frames"])
+        self.totals["seconds"] += row["seconds"]
+        self.totals["damaged"] += row["damage"] > 0
+        self.kinds["size"][f"{row['width']}x{row['height']}"] += 1
+        self.kinds["rate"][f"{row['fps']:.4g}"] += 1
+        self.kinds["codec"][row["codec"]] += 1
+
+    def __str__(self) -> str:
+        lines = [*_part_lines(self), *_reason_lines(self), *_kind_lines(self)]
+        return "\n".join(printable(line).rstrip() for line in lines)
+
+
+def _part_lines(report: Report) -> Iterator[str]:
+    """How many files each part lists, and what became of them."""
+    yield f"{report.config.dataset} in {report.config.root}"
+    yield _part_line("split", ("listed", "readable", "short", "broken", "missing"))
+    for part in sorted(report.counts, key=lambda part: (not part, part)):
+        counts = report.counts[part]
+        readable = counts["ok"] + counts["short"]
+        listed = readable + counts["broken"] + counts["missing"]
+        values = (listed, readable, counts["short"], counts["broken"], counts["missing"])
+        yield _part_line(part or "all", values)
+    for part, error in report.refused.items():
+        yield f"{part:10}{error}"
+
+
+def _part_line(name: str, values: Iterable[object]) -> str:
+    return f"{name:10}" + "".join(f"{value:>10}" for value in values)
+
+
+def _reason_lines(report: Report, most: int = 20) -> Iterator[str]:
+    """Why files are not used, the most frequent reason first, each with an example."""
+    for status in _ORDER:
+        found: list[tuple[int, str, str]] = []
+        for (kind, reason), (count, path) in report.reasons.items():
+            if kind == status:
+                found.append((count, reason, path))
+        found.sort(reverse=True)
+        if found:
+            yield f"{status}, with an example of each"
+        for count, reason, path in found[:most]:
+            yield f"{count:8}  {reason}: {path}"
+        if len(found) > most:
+            rest = sum(count for count, *_ in found[most:])
+            yield f"{rest:8}  for {len(found) - most} other reasons: see the table"
+
+
+def _kind_lines(report: Report, most: int = 6) -> Iterator[str]:
+    """What the readable videos are."""
+    if report.frames:
+        yield "readable videos (value: how many have it)"
+        yield _frames_line(report)
+        length = timedelta(seconds=round(report.totals["seconds"]))
+        yield f"  length  {length} (hours, minutes, seconds)"
+        damaged = report.totals["damaged"]
+        if damaged:
+            used = "the pictures that it gives are used"
+            yield f"  damage  the decoder complains of {damaged}; {used}"
+        for name, counts in report.kinds.items():
+            values = ", ".join(f"{value}: {count}" for value, count in counts.most_common(most))
+            rest = len(counts) - most
+            yield f"  {name:8}{values}" + (f", and {rest} more" if rest > 0 else "")
+    yield f"on disk {report.totals['bytes'] / 1e6:,.1f} MB"
+    yield f"table   {report.table}"
+
+
+def _frames_line(report: Report) -> str:
+    low = min(report.frames)
+    high = max(report.frames)
+    middle = median(report.frames)
+    unit = "seconds" if report.config.time_stride else "frames"
+    clip = f"a clip spans {span(report.config):g} {unit}; in short ones the last frame is repeated"
+    return f"  frames  {low} to {high}, median {middle:g}; {clip}"
+
+
+__all__ = ["Report", "scan"]

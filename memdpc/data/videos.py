@@ -27,7 +27,7 @@ class Video:
     path: str  # relative to the dataset's folder
     label: int  # index into the dataset's classes; -1: none
     group: str  # videos of one group share their source; '': no groups
-    info: VideoInfo | None  # what `probe` found in the file
+    info: VideoInfo  # what `probe` found in the file
     transitions: tuple[float, ...] = ()  # Oops!: when the action goes wrong, seconds; -1: never
 
 
@@ -74,16 +74,14 @@ class Packed(Sequence[Video]):
 
 
 def _to_bytes(video: Video) -> bytes:
-    info = None if video.info is None else list(vars(video.info).values())
+    info = list(vars(video.info).values()) if video.info else None
     values = [video.path, video.label, video.group, info, video.transitions]
     return json.dumps(values).encode()
 
 
 def _from_bytes(data: bytes) -> Video:
     path, label, group, info, transitions = lists_to_tuples(json.loads(data))
-    if info is not None:
-        info = VideoInfo(*info)
-    return Video(path, label, group, info, transitions)
+    return Video(path, label, group, info and VideoInfo(*info), transitions)
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,11 @@ def _readable(
         yield Video(entry.path, entry.label, entry.group, info, entry.transitions)
 
 
-def hold_out(videos: VideoList, fraction: float, seed: int = 0) -> tuple[VideoList, VideoList]:
+def hold_out(
+    videos: VideoList,
+    fraction: float,
+    seed: int = 0,
+) -> tuple[VideoList, VideoList]:
     """A `VideoList` in two, (kept, held out), without parting the videos of one group.
 
     About `fraction` of the groups is held out, of the videos where there are none; at least one.

@@ -38,7 +38,11 @@ class _Row(NamedTuple):
     group: str
 
 
-def list_csv(root: Path, split: int, subset: str) -> Listing:
+def list_csv(
+    root: Path,
+    split: int,
+    subset: str,
+) -> Listing:
     """Videos, labels and groups from train.csv and test.csv in the dataset's folder."""
     train = _read_table(root / TABLES["train"])
     classes = _sorted_classes(row.label for row in train)
@@ -58,7 +62,11 @@ def list_csv(root: Path, split: int, subset: str) -> Listing:
     return Listing(classes, there, missing)
 
 
-def _as_listed(rows: list[_Row], classes: list[str], table: Path) -> list[Listed]:
+def _as_listed(
+    rows: list[_Row],
+    classes: list[str],
+    table: Path,
+) -> list[Listed]:
     numbers = {name: number for number, name in enumerate(classes)}
     listed: list[Listed] = []
     for row in rows:

@@ -17,7 +17,11 @@ from memdpc.data.layouts.walk import VIDEO_SUFFIXES, is_folder, video_paths
 TEST_FOLDERS = ("test", "val")
 
 
-def list_folder(root: Path, split: int, subset: str) -> Listing:
+def list_folder(
+    root: Path,
+    split: int,
+    subset: str,
+) -> Listing:
     """Videos labelled by folder, in `train` and `test` where there are such folders."""
     folders = _folders_in(root)
     test = next((name for name in TEST_FOLDERS if name in folders), None)
@@ -52,7 +56,11 @@ def _list_plain(root: Path) -> Listing:
     return Listing(classes, listed, missing)
 
 
-def _list_parts(root: Path, test: str | None, subset: str) -> Listing:
+def _list_parts(
+    root: Path,
+    test: str | None,
+    subset: str,
+) -> Listing:
     """The videos of `train`, or of the folder `test`; the classes are the folders in `train`.
 
     Both are without labels where no video in `train` lies in a folder of its class.
@@ -80,7 +88,11 @@ def _list_parts(root: Path, test: str | None, subset: str) -> Listing:
     return Listing(classes, listed, missing)
 
 
-def _some_videos(root: Path, folder: str, missing: list[Missing]) -> list[str]:
+def _some_videos(
+    root: Path,
+    folder: str,
+    missing: list[Missing],
+) -> list[str]:
     found = video_paths(root, folder, missing)
     if not found:
         kinds = " ".join(sorted(VIDEO_SUFFIXES))

@@ -39,7 +39,11 @@ ANNOTATIONS = [f"{folder}/*_test_split?.txt" for folder in LIST_FOLDERS]
 _CODES = {"train": "1", "test": "2"}  # 0: neither
 
 
-def list_hmdb51(root: Path, split: int, subset: str) -> Listing:
+def list_hmdb51(
+    root: Path,
+    split: int,
+    subset: str,
+) -> Listing:
     """HMDB51: {class}_test_split{1,2,3}.txt; videos in a folder for each class."""
     videos = find_folder(root, VIDEO_FOLDERS, "the videos, as videos/class/name.avi")
     lists = root / find_folder(root, LIST_FOLDERS, "the split files, as class_test_split1.txt")
@@ -74,7 +78,12 @@ def _read_classes(lists: Path) -> list[str]:
     return sorted({match[1] for match in names if match})
 
 
-def _read_split(path: Path, class_name: str, label: int, videos: str) -> list[tuple[str, Listed]]:
+def _read_split(
+    path: Path,
+    class_name: str,
+    label: int,
+    videos: str,
+) -> list[tuple[str, Listed]]:
     """(code, video) of each line `name.avi 1`; code 1 is training, 2 test, 0 neither."""
     marked: list[tuple[str, Listed]] = []
     for line in read_lines(path):

@@ -47,7 +47,11 @@ TABLES = {subset: _usual_tables(names) for subset, names in _NAMES.items()}
 ANNOTATIONS = [*TABLES["train"], *TABLES["test"]]
 
 
-def list_kinetics400(root: Path, split: int, subset: str) -> Listing:
+def list_kinetics400(
+    root: Path,
+    split: int,
+    subset: str,
+) -> Listing:
     """Kinetics-400: by its tables where they are, else `{train,val}/class/name.mp4`."""
     part = find_folder(root, VIDEO_FOLDERS[subset], "the videos")
     missing: list[Missing] = []
@@ -85,7 +89,12 @@ def _list_by_table(
     return Listing(classes, there, missing)
 
 
-def _list_by_folder(root: Path, part: str, found: list[str], missing: list[Missing]) -> Listing:
+def _list_by_folder(
+    root: Path,
+    part: str,
+    found: list[str],
+    missing: list[Missing],
+) -> Listing:
     """A part without a table: folders are the classes, those of both parts."""
     names: set[str] = set()
     for places in VIDEO_FOLDERS.values():

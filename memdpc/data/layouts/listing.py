@@ -142,6 +142,26 @@ def list_dataset(
     return Listing(tuple(listing.classes), tuple(once.values()), tuple(missing))
 
 
+def list_parts(
+    name: str, root: str | os.PathLike
+) -> tuple[dict[str, Listing], dict[str, DatasetError]]:
+    """The parts of a dataset's splits, `1 train` and so on, and why others cannot be listed.
+
+    Raises the first `DatasetError` where none can: the folder or the name of the dataset is wrong.
+    """
+    parts: dict[str, Listing] = {}
+    refused: dict[str, DatasetError] = {}
+    for split in range(1, number_of_splits(name) + 1):
+        for subset in ("train", "test"):
+            try:
+                parts[f"{split} {subset}"] = list_dataset(name, root, split, subset)
+            except DatasetError as error:
+                refused[f"{split} {subset}"] = error
+    if not parts:
+        raise next(iter(refused.values()))
+    return parts, refused
+
+
 def _check_listing(name: str, listing: object) -> None:
     """`ConfigError` for what somebody's own function should not return."""
     if not isinstance(listing, Listing):
@@ -158,7 +178,11 @@ def _check_listing(name: str, listing: object) -> None:
 # ---- folders and names
 
 
-def find_folder(root: str | os.PathLike, names: Iterable[str], what: str) -> str:
+def find_folder(
+    root: str | os.PathLike,
+    names: Iterable[str],
+    what: str,
+) -> str:
     """The first of `names` that is a folder in `root`; `what` says what should be in it."""
     names = list(names)
     for name in names:
@@ -167,7 +191,11 @@ def find_folder(root: str | os.PathLike, names: Iterable[str], what: str) -> str
     raise DatasetError(f"{root}: no folder {' or '.join(names)} ({what})")
 
 
-def path_inside(folder: str, name: str, source: object) -> str:
+def path_inside(
+    folder: str,
+    name: str,
+    source: object,
+) -> str:
     """The path `folder/name`; `DatasetError` where the `source` of the name leads out of it."""
     path = os.path.normpath(name)
     if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
@@ -212,7 +240,11 @@ def match_files(
     return there, absent
 
 
-def find_unlisted(found: Iterable[str], listed: Iterable[Listed], reason: str) -> list[Missing]:
+def find_unlisted(
+    found: Iterable[str],
+    listed: Iterable[Listed],
+    reason: str,
+) -> list[Missing]:
     """(path, reason) of each path in `found` that is the file of none of `listed`."""
     found = list(found)
     there, _ = match_files(found, listed)

@@ -33,17 +33,29 @@ Times = dict[str, tuple[float, ...]]
 _NEVER = -1  # what an annotator gives who saw no failure
 
 
-def list_oops(root: Path, split: int, subset: str) -> Listing:
+def list_oops(
+    root: Path,
+    split: int,
+    subset: str,
+) -> Listing:
     """Oops!: annotations/{train,val}.txt, names without `.mp4`, and the times of failure."""
     return _list_part(root, subset, "")
 
 
-def list_oops_filtered(root: Path, split: int, subset: str) -> Listing:
+def list_oops_filtered(
+    root: Path,
+    split: int,
+    subset: str,
+) -> Listing:
     """Oops! as its paper uses it: what passed the quality control, {train,val}_filtered.txt."""
     return _list_part(root, subset, "_filtered")
 
 
-def _list_part(root: Path, subset: str, suffix: str) -> Listing:
+def _list_part(
+    root: Path,
+    subset: str,
+    suffix: str,
+) -> Listing:
     top = "oops_dataset" if (root / "oops_dataset").is_dir() else ""
     part = "train" if subset == "train" else "val"
     what = f"the videos, as oops_dataset/oops_video/{part}/name.mp4"
@@ -69,7 +81,12 @@ def _list_part(root: Path, subset: str, suffix: str) -> Listing:
     return Listing((), there, missing)
 
 
-def _as_listed(names: list[str], videos: str, notes: Path, times: Times) -> list[Listed]:
+def _as_listed(
+    names: list[str],
+    videos: str,
+    notes: Path,
+    times: Times,
+) -> list[Listed]:
     """The videos of these names, with their times of failure where there are any."""
     listed: list[Listed] = []
     for name in names:

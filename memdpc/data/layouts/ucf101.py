@@ -29,7 +29,11 @@ ANNOTATIONS = [
 ]
 
 
-def list_ucf101(root: Path, split: int, subset: str) -> Listing:
+def list_ucf101(
+    root: Path,
+    split: int,
+    subset: str,
+) -> Listing:
     """UCF101: classInd.txt and {train,test}list0N.txt; videos in a folder for each class."""
     videos = find_folder(root, VIDEO_FOLDERS, "the videos, as videos/Class/name.avi")
     lists = root / find_folder(root, LIST_FOLDERS, "the split files")
@@ -61,7 +65,11 @@ def _read_classes(path: Path) -> dict[str, int]:
     return dict(sorted(classes.items(), key=lambda item: item[1]))
 
 
-def _read_split(path: Path, numbers: dict[str, int], videos: str) -> list[Listed]:
+def _read_split(
+    path: Path,
+    numbers: dict[str, int],
+    videos: str,
+) -> list[Listed]:
     """The videos of a split file: lines `Class/v_Class_g01_c01.avi 1`.
 
     Train lists give a class twice, as a folder and as a number; test lists have the folder alone.
