@@ -11,7 +11,7 @@ config.read(ROOT / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
 
 
-def lines(key):
+def lines(key: str) -> list[str]:
     """The values of a multi-line setting, one a line."""
     return [line.strip() for line in settings.get(key, "").splitlines() if line.strip()]
 
@@ -26,10 +26,10 @@ setup(
     author=settings["author"],
     license="Apache-2.0",
     keywords=settings["keywords"].split(),
-    options={
-        "editable_wheel": {"mode": "compat"}
-    },  # else a folder that holds the clone hides the package from programs started there
+    # Without this, a folder that holds the clone hides the package from programs started there.
+    options={"editable_wheel": {"mode": "compat"}},
     packages=find_packages(include=["memdpc", "memdpc.*"]),
+    package_data={"memdpc": ["py.typed"]},
     python_requires=">=" + settings["min_python"],
     install_requires=lines("requirements"),
     extras_require={"notebooks": lines("notebooks_requirements"), "dev": lines("dev_requirements")},
@@ -43,6 +43,8 @@ setup(
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

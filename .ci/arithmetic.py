@@ -1,11 +1,11 @@
 """Run what trains as other processors compute, and say what failed under which arithmetic.
 
-PyTorch and oneDNN can be told to leave out a processor's newer instructions; sums are then added in another
-order and round otherwise, and a training run amplifies that. A lesson or test that passes under one arithmetic
-only would fail on somebody's machine.
+PyTorch and oneDNN can be told to leave out a processor's newer instructions; sums are then added
+in another order and round otherwise, and a training run amplifies that. A lesson or test that
+passes under one arithmetic only would fail on somebody's machine.
 
-    python .ci/arithmetic.py                # every lesson, the run notebooks, the tests that train
-    python .ci/arithmetic.py --only-training    # the lessons that train, without their two-thread pass
+    python .ci/arithmetic.py                  # every lesson, the runs, the tests that train
+    python .ci/arithmetic.py --only-training  # the lessons that train, one thread
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+from execute import all_notebooks, is_run
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -27,16 +28,16 @@ TRAINS = re.compile(r"\.backward\(|\bpretrain\(|\bclassify\(|\boops\(|\boptimise
 
 
 class Setting(NamedTuple):
-    """An arithmetic: its name, the processor feature that it needs, and what PyTorch and oneDNN may use."""
+    """An arithmetic, and the instructions that PyTorch and oneDNN may use in it."""
 
     name: str
-    needs: str
+    needs: str  # the processor feature, as /proc/cpuinfo calls it
     threads: int
-    pytorch: str
+    pytorch: str  # '': the best there is
     onednn: str
 
-    def environment(self):
-        """The variables that bring it about; without a name the library takes the best there is."""
+    def environment(self) -> dict[str, str]:
+        """The variables that bring it about."""
         threads = str(self.threads)
         found = {
             "OMP_NUM_THREADS": threads,
@@ -56,7 +57,7 @@ SETTINGS = [
 ]
 
 
-def offered(settings):
+def offered(settings: list[Setting]) -> list[Setting]:
     """The settings that this processor can compute in."""
     try:
         flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
@@ -65,53 +66,35 @@ def offered(settings):
     return [setting for setting in settings if not setting.needs or setting.needs in flags]
 
 
-def trains(path):
+def trains(path: Path) -> bool:
     """Whether a notebook's code trains a network."""
     cells = nbformat.read(path, as_version=4).cells
     return any(TRAINS.search(cell.source) for cell in cells if cell.cell_type == "code")
 
 
-def commands(only_training, scratch):
+def commands(only_training: bool, scratch: Path) -> dict[str, list[str]]:
     """`{name: command}` of everything that is to be run under a setting."""
-    notebooks = [
-        path
-        for path in sorted((ROOT / "nbs").rglob("*.ipynb"))
-        if ".ipynb_checkpoints" not in path.parts
-    ]
-    runs = [path for path in notebooks if path.parent.name == "runs"]
-    lessons = [path for path in notebooks if path not in runs]
-    found = {
-        str(path.relative_to(ROOT)): [
-            BIN / "nbdev_test",
-            "--path",
-            path,
-            "--do_print",
-            "--n_workers",
-            "0",
-        ]
-        for path in lessons
-        if trains(path) or not only_training
-    }
+    found = {}
+    for path in all_notebooks():
+        name = str(path.relative_to(ROOT))
+        if is_run(path):
+            papermill = [f"{BIN}/papermill", "--no-progress-bar", str(path)]
+            if not only_training:
+                found[name] = [*papermill, str(scratch / path.name)]
+        elif trains(path) or not only_training:
+            test = [f"{BIN}/nbdev_test", "--do_print", "--n_workers", "0"]
+            found[name] = [*test, "--path", str(path)]
     if not only_training:
-        for path in runs:
-            out = scratch / path.name
-            found[str(path.relative_to(ROOT))] = [BIN / "papermill", "--no-progress-bar", path, out]
-        found["tests that train"] = [
-            BIN / "pytest",
-            "-q",
-            "-m",
-            "trains and not slow",
-            "-p",
-            "no:cacheprovider",
-        ]
+        pytest = [f"{BIN}/pytest", "-q", "-p", "no:cacheprovider"]
+        found["tests that train"] = [*pytest, "-m", "trains and not slow"]
     return found
 
 
-def execute(command, setting):
+def execute(command: list[str], setting: Setting) -> tuple[bool, float, str]:
     """Run one command under a setting: (passed, seconds, the end of its output)."""
     began = time.monotonic()
     done = subprocess.run(
-        list(map(str, command)),
+        command,
         cwd=ROOT,
         env=os.environ | setting.environment() | {"MPLBACKEND": "agg"},
         text=True,
@@ -124,7 +107,7 @@ def execute(command, setting):
     return done.returncode == 0 and not nothing_ran, time.monotonic() - began, done.stdout[-3000:]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--only-training", action="store_true", help="the lessons that train, one thread"
@@ -134,25 +117,29 @@ def main():
     settings = offered(SETTINGS)
     if options.only_training:
         settings = [setting for setting in settings if setting.threads == 1]
-    failed = 0
-    passed = 0
+    results = []
     with tempfile.TemporaryDirectory() as scratch:
+        work = commands(options.only_training, Path(scratch))
         for setting in settings:
             print(f"---- {setting.name}", flush=True)
-            work = commands(options.only_training, Path(scratch))
-            with ThreadPoolExecutor(max(1, options.workers // setting.threads)) as pool:
-                results = pool.map(lambda command, s=setting: execute(command, s), work.values())
-                for name, (fine, seconds, output) in zip(work, results, strict=True):
-                    print(
-                        f"{'passed' if fine else 'FAILED':8} {seconds:6.1f} s  {name}", flush=True
-                    )
-                    if fine:
-                        passed += 1
-                    else:
-                        failed += 1
-                        print(output, flush=True)
-    print(f"arithmetic: {passed} passed, {failed} failed")
-    sys.exit(bool(failed))
+            workers = max(1, options.workers // setting.threads)
+            results += run_all(work, setting, workers)
+    print(f"arithmetic: {results.count(True)} passed, {results.count(False)} failed")
+    sys.exit(not all(results))
+
+
+def run_all(work: dict[str, list[str]], setting: Setting, workers: int) -> list[bool]:
+    """Run every command under a setting, and print what came out: whether each passed."""
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = [pool.submit(execute, command, setting) for command in work.values()]
+        passed = []
+        for name, job in zip(work, jobs, strict=True):
+            fine, seconds, output = job.result()
+            print(f"{'passed' if fine else 'FAILED':8} {seconds:6.1f} s  {name}", flush=True)
+            if not fine:
+                print(output, flush=True)
+            passed.append(fine)
+    return passed
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Execute notebooks in place, two at a time, and tell how long each took: python .ci/execute.py [NOTEBOOK ...] (default: all of nbs/).
+"""Execute notebooks in place, and tell how long each took: python .ci/execute.py [NOTEBOOK ...]
 
-A notebook that fails stays as it was. Cells with a directive of settings.ini's tst_flags or `eval: false` keep their outputs. No widget
-enters the file. Lessons run in nbs/, as nbdev_test runs them; the notebooks of nbs/runs/ run at the top, as papermill runs them.
+A notebook that fails stays as it was. Cells with a directive of settings.ini's tst_flags, or with
+`eval: false`, keep their outputs. No widget enters the file. Lessons and guides run in their own
+folder, as nbdev_test and JupyterLab run them; the notebooks of nbs/runs/ run at the top, as
+papermill runs them.
 """
 
 import argparse
@@ -21,7 +23,20 @@ ROOT = Path(__file__).resolve().parent.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def skip_flags():
+def all_notebooks() -> list[Path]:
+    """Every notebook of the project: lessons and guides first, then the runs."""
+    found = [
+        path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
+    ]
+    return sorted(found, key=lambda path: (is_run(path), path))
+
+
+def is_run(path: Path) -> bool:
+    """Whether a notebook is one that papermill runs."""
+    return path.parent.name == "runs"
+
+
+def skip_flags() -> set[str]:
     """The directives that keep a cell from running: settings.ini's tst_flags."""
     config = ConfigParser(delimiters=["="], interpolation=None)
     config.read(ROOT / "settings.ini", encoding="utf-8")
@@ -32,31 +47,39 @@ class Client(NotebookClient):
     """Runs every cell but those whose directives say otherwise."""
 
     async def async_execute_cell(self, cell, cell_index, *args, **kwargs):
-        directives = re.findall(r"^#\|\s*(\S+)[ \t]*(\S*)", cell.source, re.M)
-        if any(
-            name in self.flags or (name == "eval:" and value.lower() == "false")
-            for name, value in directives
-        ):
+        if skipped(cell.source):
             return cell
         return await super().async_execute_cell(cell, cell_index, *args, **kwargs)
 
 
-def execute(path, flags):
-    """Execute one notebook and write it back whole. Gives the seconds it took."""
-    notebook = nbformat.read(path, as_version=4)
-    folder = path.parent if path.parent.name == "nbs" else ROOT
-    client = Client(
+def skipped(source: str) -> bool:
+    """Whether a cell's directives keep it from running."""
+    flags = skip_flags()
+    for name, value in re.findall(r"^#\|\s*(\S+)[ \t]*(\S*)", source, re.M):
+        if name in flags or (name == "eval:" and value.lower() == "false"):
+            return True
+    return False
+
+
+def client_for(notebook: nbformat.NotebookNode, path: Path, timeout: int) -> Client:
+    """A client that runs a notebook where its readers run it."""
+    folder = ROOT if is_run(path) else path.parent
+    return Client(
         notebook,
-        timeout=1800,
+        timeout=timeout,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         coalesce_streams=True,
         extra_arguments=["--log-level=ERROR"],
     )
-    client.flags = flags
+
+
+def execute(path: Path) -> float:
+    """Execute one notebook and write it back whole. Gives the seconds it took."""
+    notebook = nbformat.read(path, as_version=4)
     start = time.monotonic()
-    client.execute()
+    client_for(notebook, path, timeout=1800).execute()
     seconds = time.monotonic() - start
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
@@ -70,29 +93,26 @@ def execute(path, flags):
     return seconds
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "notebooks", nargs="*", type=Path, help="default: nbs/*.ipynb, then nbs/runs/*.ipynb"
-    )
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of nbs/")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    paths = [path.resolve() for path in options.notebooks] or sorted(
-        ROOT.glob("nbs/*.ipynb")
-    ) + sorted(ROOT.glob("nbs/runs/*.ipynb"))
+    paths = [path.resolve() for path in options.notebooks] or all_notebooks()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    failed, flags = [], skip_flags()
+    failed = []
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(execute, path, flags): path for path in paths}
+        jobs = {pool.submit(execute, path): path for path in paths}
         for job in as_completed(jobs):
-            name = jobs[job].relative_to(ROOT)
-            if error := job.exception():
+            name = str(jobs[job].relative_to(ROOT))
+            error = job.exception()
+            if error is None:
+                print(f"{job.result():6.1f} s {name}", flush=True)
+            else:
                 failed.append(name)
                 print(f"FAILED   {name}\n{type(error).__name__}: {error}", flush=True)
-            else:
-                print(f"{job.result():6.1f} s {name}", flush=True)
     if failed:
-        sys.exit("failed, and left as they were: " + ", ".join(map(str, failed)))
+        sys.exit("failed, and left as they were: " + ", ".join(failed))
 
 
 if __name__ == "__main__":
