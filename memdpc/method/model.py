@@ -6,6 +6,7 @@
 __all__ = ["Direction", "MemDPCOutput", "MemDPC", "Classifier"]
 
 # %% ../../nbs/method/05_model.ipynb #31c24e43
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -132,23 +133,29 @@ def predict_direction(
 
 
 # %% ../../nbs/method/05_model.ipynb #420e6963
-def load_strictly(model: nn.Module, entries: dict[str, torch.Tensor]) -> None:
+def load_strictly(
+    model: nn.Module,
+    entries: Mapping[str, torch.Tensor],
+    name_in_file: Callable[[str], str] = str,
+) -> None:
     """Copy `entries` into `model`.
 
-    `CheckpointError` for the first entry that is missing, extra or of another shape.
+    `CheckpointError` for the first entry that is missing, extra or of another shape, named as
+    `name_in_file` has it.
     """
     own = model.state_dict()
     for name in own:
         if name not in entries:
-            raise CheckpointError(f"{name}: missing in the checkpoint")
+            raise CheckpointError(f"{name_in_file(name)}: missing in the checkpoint")
     for name in entries:
         if name not in own:
-            raise CheckpointError(f"{name}: the checkpoint has it, the network has no such entry")
+            known = "the checkpoint has it, the network has no such entry"
+            raise CheckpointError(f"{name_in_file(name)}: {known}")
     for name, value in own.items():
         found = list(entries[name].shape)
         if found != list(value.shape):
-            wanted = f"{list(value.shape)} in the network"
-            raise CheckpointError(f"{name}: shape {found} in the checkpoint, {wanted}")
+            shapes = f"shape {found} in the checkpoint, {list(value.shape)} in the network"
+            raise CheckpointError(f"{name_in_file(name)}: {shapes}")
     model.load_state_dict(entries)
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from memdpc.base.errors import CheckpointError, MemdpcError
-from memdpc.method.model import MemDPC
-from memdpc.method.released import load_released, read_released
+from memdpc.method.encoder import build_encoder
+from memdpc.method.model import Classifier, MemDPC
+from memdpc.method.released import load_released, load_released_classifier, read_released
 
 SIZES = dict(img_size=32, num_blocks=3, block_len=2, pred_steps=1)
 
@@ -147,7 +148,9 @@ def test_other_code_is_refused_and_not_run(kind, where, tmp_path, state_dict):
     harm = HARM[kind](tmp_path / "trace")
     more = {"best_loss": harm} if where == "beside" else {"state_dict": state_dict | {"mb": harm}}
     refused(
-        save_released(tmp_path / "harm.pth.tar", state_dict, **more), "harm.pth.tar", "it asks for"
+        save_released(tmp_path / "harm.pth.tar", state_dict, **more),
+        "harm.pth.tar",
+        "it asks for code",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["harm.pth.tar"]
 
@@ -237,7 +240,7 @@ def test_missing_entries_are_named(state_dict):
         }
         refused(
             {other: value for other, value in state_dict.items() if other not in copies},
-            ".".join(name.split(".")[-2:]),
+            name.replace("ConvGRUCell_00", "cell_list.0"),
             "missing",
         )
         if len(copies) > 1:
@@ -274,7 +277,7 @@ def test_misshapen_entry(name, state_dict):
     value = state_dict[name]
     refused(
         state_dict | {name: torch.cat([value, value], -1)},
-        name.removeprefix("backbone.").removeprefix("network_pred.") if name != "mb" else "slots",
+        name,
         "shape",
     )
 
@@ -351,3 +354,70 @@ def test_dtype_is_kept(dtype, state_dict):
     loaded = load_released(source, encoder="tiny", **SIZES).state_dict()
     assert {value.dtype for value in loaded.values()} == {dtype, torch.int64}
     assert torch.equal(loaded["predictor.slots"], source["mb"])
+
+
+# ---- a finetuned classifier, computed by hand
+
+
+def classifier_entries(classes=7):
+    """A released classifier's state dict; its batch-norm statistics are random as well."""
+    torch.manual_seed(1)
+    sizes = dict(encoder="tiny", img_size=64, num_blocks=4, mem_size=0)
+    classifier = Classifier(MemDPC(**sizes), classes).double()
+    for name, value in classifier.state_dict().items():
+        if name.endswith(("mean", "var", ".bias", "norm.weight")):
+            value.uniform_(0.1, 1)
+    backbone = {
+        n: v for n, v in to_released(classifier).items() if n.startswith(("backbone", "agg"))
+    }
+    norm = {f"final_bn.{n}": value for n, value in classifier.norm.state_dict().items()}
+    linear = {f"final_fc.1.{n}": value for n, value in classifier.linear.state_dict().items()}
+    return backbone | norm | linear
+
+
+def last_state(entries, gru, blocks):  # float64 [N, D]: one grid cell
+    """A GRU's state after all blocks, written out."""
+
+    def layer(gate, x):
+        name = f"{gru}.ConvGRUCell_00.{gate}_gate"
+        return entries[f"{name}.weight"].numpy()[:, :, 0, 0] @ x + entries[f"{name}.bias"].numpy()
+
+    state = np.zeros(blocks.shape[1])
+    for x in blocks:
+        both = np.concatenate([x, state])
+        reset = 1 / (1 + np.exp(-layer("reset", both)))
+        update = 1 / (1 + np.exp(-layer("update", both)))
+        candidate = np.tanh(layer("out", np.concatenate([x, state * reset])))
+        state = state * (1 - update) + candidate * update
+    return state
+
+
+@torch.no_grad()
+def logits_by_hand(entries, clip, relu_first):  # float64 [1, N, 3, T, H, W] -> [classes]
+    """The released classifier, a cell at a time; only the encoder is the library's."""
+    encoder = build_encoder("tiny").double().eval()
+    prefix = "backbone."
+    own = {name.removeprefix(prefix): v for name, v in entries.items() if name.startswith(prefix)}
+    encoder.load_state_dict(own)
+    z = encoder(clip[0]).numpy()  # [N, D, T', h, w], signed
+    z = np.maximum(z, 0).mean(2) if relu_first else np.maximum(z.mean(2), 0)  # [N, D, h, w]
+    cells = [z[:, :, i, j] for i, j in np.ndindex(z.shape[2:])]  # each [N, D]
+    ahead = np.mean([last_state(entries, "agg_f", cell) for cell in cells], 0)
+    back = np.mean([last_state(entries, "agg_b", cell[::-1]) for cell in cells], 0)
+    norm = {name: entries[f"final_bn.{name}"].numpy() for name in ("running_mean", "running_var")}
+    x = np.concatenate([ahead, back]) - norm["running_mean"]
+    x = x / np.sqrt(norm["running_var"] + 1e-5)
+    x = x * entries["final_bn.weight"].numpy() + entries["final_bn.bias"].numpy()
+    return entries["final_fc.1.weight"].numpy() @ x + entries["final_fc.1.bias"].numpy()
+
+
+def test_classifier_by_hand():
+    """The ReLU comes before the average over time, unlike in pretraining."""
+    entries = classifier_entries()
+    clip = torch.randn(1, 4, 3, 5, 64, 64, dtype=torch.float64)
+    classifier = load_released_classifier(entries, encoder="tiny").eval()
+    with torch.no_grad():
+        logits = classifier(clip)[0].numpy()
+    assert logits.shape == (7,)
+    assert np.abs(logits - logits_by_hand(entries, clip, relu_first=True)).max() < 1e-9
+    assert np.abs(logits - logits_by_hand(entries, clip, relu_first=False)).max() > 1e-3
