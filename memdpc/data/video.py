@@ -4,544 +4,387 @@
 
 # %% auto #0
 __all__ = [
-    "NOT_VIDEO",
-    "MAX_PIXELS",
-    "QUARTERS",
-    "USUAL_RATE",
-    "SEEK_GAP",
-    "encode",
     "write_video",
-    "video_stream",
-    "open_video",
-    "decoded_frames",
-    "upright",
-    "shown_size",
     "centre_crop",
-    "filter_steps",
-    "pixels",
-    "Scaler",
-    "SeekMissed",
-    "frames_from",
-    "try_seeks",
-    "check_sum",
     "VideoInfo",
-    "frame_rate",
-    "strictly_rising",
-    "knots",
-    "uneven",
     "frame_times",
     "nearest_frames",
     "probe",
-    "pictures_at",
     "read_frames",
 ]
 
-# %% ../../nbs/data/01_video.ipynb #f0ea3022
+# %% ../../nbs/data/01_video.ipynb #ed51bc14
 import bisect
 import io
 import operator
 import os
-import zlib
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from ..base.errors import VideoError
 from ..base.files import write_bytes
+from ._clock import frame_rate, strictly_rising, uneven_times
+from ._decoding import decoded_frames, open_video, shown_size, upright
+from ._seeking import Keyframes, SeekMissed, frames_from, proven_seek_points
 
 
 # %% ../../nbs/data/01_video.ipynb #12638d2c
-def encode(frames, fps, codec, options, pix_fmt, suffix):
-    "uint8 [T, H, W, 3] to the bytes of a video file"
+def encode(
+    frames: np.ndarray,
+    fps: float,
+    codec: str,
+    options: Mapping[str, str],
+    pix_fmt: str,
+    suffix: str,
+) -> bytes:
+    """uint8 [T, H, W, 3] to the bytes of a video file; `suffix` chooses the container."""
     file = io.BytesIO()
-    file.name = f"video{suffix}"  # the suffix tells FFmpeg which container to write
+    file.name = f"video{suffix}"  # FFmpeg looks at the name
     with av.open(file, "w", container_options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(
-            codec, rate=Fraction(fps).limit_denominator(1001), options=options
-        )
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
-        stream.codec_context.thread_count, stream.codec_context.thread_type = 1, "NONE"
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream(codec, rate=rate, options=dict(options))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        stream.codec_context.thread_count = 1
+        stream.codec_context.thread_type = "NONE"
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
-        for frame in frames:
-            container.mux(
-                stream.encode(
-                    av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-                )
-            )
-        container.mux(stream.encode(None))  # frames still held back by the encoder
+        for pixels in frames:
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))  # frames that the encoder still holds
     return file.getvalue()
 
 
 # %% ../../nbs/data/01_video.ipynb #9dfd7142
+_SHORT_GROUPS = {"crf": "18", "preset": "veryfast", "g": "12"}
+
+
 def write_video(
-    path,  # the suffix chooses the container: .mp4, .mkv, .avi, .webm
-    frames,  # uint8 [T, H, W, 3]
-    fps=25,  # frames per second
-    codec="libx264",  # an encoder of FFmpeg's
-    options={"crf": "18", "preset": "veryfast", "g": "12"},  # its options
-    pix_fmt="yuv420p",
-):  # how pixels are stored
-    "Write a video file; the same frames give the same bytes. Raises `ValueError` for what cannot be encoded, `OSError` from the disk"
+    path: str | os.PathLike,  # the suffix chooses the container: .mp4, .mkv, .avi, .webm
+    frames: np.ndarray,  # uint8 [T, H, W, 3]
+    fps: float = 25,  # frames per second
+    codec: str = "libx264",  # one of FFmpeg's encoders
+    options: Mapping[str, str] = _SHORT_GROUPS,  # its options
+    pix_fmt: str = "yuv420p",  # how pixels are stored
+) -> None:
+    """Write a video file, whole or not at all; the same frames give the same bytes.
+
+    Raises `ValueError` for what cannot be encoded and `OSError` from the disk.
+    """
     frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-        raise ValueError(
-            f"frames must be uint8 [T, H, W, 3] with at least one frame, got {frames.dtype} {list(frames.shape)}"
-        )
-    height, width = frames.shape[1:3]
-    if pix_fmt == "yuv420p" and (height % 2 or width % 2):
-        raise ValueError(
-            f"yuv420p stores one colour for 2x2 pixels, so width and height must be even, got {width}x{height}"
-        )
-    if not fps > 0:
-        raise ValueError(f"fps must be positive, got {fps}")
+    _check_frames(frames, fps, pix_fmt)
     if codec.startswith("libx264"):
-        options = {"mbtree": "0"} | options  # its bytes depend on what lies in fresh memory
+        # The macroblock tree's output depends on what lies in fresh memory.
+        options = {"mbtree": "0"} | dict(options)
+    suffix = os.path.splitext(path)[1]
     try:
-        data = encode(frames, fps, codec, dict(options), pix_fmt, os.path.splitext(path)[1])
-    except (av.FFmpegError, ValueError) as error:
-        raise ValueError(f"{codec} cannot write {os.fspath(path)}: {error}") from None
+        data = encode(frames, fps, codec, options, pix_fmt, suffix)
+    except (FFmpegError, ValueError) as error:
+        raise ValueError(f"{codec} cannot write {os.fspath(path)}: {error}") from error
     write_bytes(path, data)
 
 
-# %% ../../nbs/data/01_video.ipynb #451c6ec5
-av.logging.set_level(None)  # FFmpeg's chatter never reaches the terminal: what matters is raised
-NOT_VIDEO = {
-    "tty": "a text",
-    "concat": "a list of files",
-    "hls": "a playlist",
-    "dash": "a playlist",
-    "image2": "a picture",
-}
-MAX_PIXELS = 8192 * 8192  # larger pictures are refused
-
-
-def video_stream(container, path):
-    "The first stream of moving pictures in an open `container`, set to one decoding thread"
-    moving = [
-        s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
-    ]
-    kind = NOT_VIDEO.get(
-        "image2" if container.format.name.endswith("_pipe") else container.format.name
-    )  # png_pipe, jpeg_pipe, ...
-    if kind:
-        raise VideoError(path, f"is {kind}, no video")
-    if not moving:
-        raise VideoError(path, "holds no video stream")
-    stream = moving[0]
-    if stream.codec_context is None:
-        raise VideoError(path, "holds video for which there is no decoder")
-    if stream.width * stream.height > MAX_PIXELS:
-        raise VideoError(path, f"pictures of {stream.width}x{stream.height} are too large")
-    stream.codec_context.thread_count, stream.codec_context.thread_type = 1, "NONE"
-    stream.codec_context.options = {
-        "max_pixels": str(MAX_PIXELS)
-    }  # for pictures that grow in mid-file
-    for other in container.streams:
-        if other.index != stream.index:
-            other.discard = av.stream.Discard.all
-    return stream
-
-
-# %% ../../nbs/data/01_video.ipynb #81c97881
-@contextmanager
-def open_video(path):
-    "Open a file for decoding: gives (container, stream); raises `VideoError` where there is nothing to decode"
-    path = os.fspath(path)
-    if not os.path.exists(path):
-        raise VideoError(path, "no such file")
-    if not os.path.isfile(path):
-        raise VideoError(path, "is no regular file")
-    if not os.path.getsize(path):
-        raise VideoError(path, "is empty")
-    try:
-        container = av.open(
-            f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"}
+# %% ../../nbs/data/01_video.ipynb #74f5a12b
+def _check_frames(frames: np.ndarray, fps: float, pix_fmt: str) -> None:
+    """Say what is wrong, where FFmpeg would say 'Generic error in an external library'."""
+    is_video = frames.ndim == 4 and frames.shape[-1] == 3 and frames.dtype == np.uint8
+    if not is_video or not frames.size:
+        found = f"{frames.dtype} {list(frames.shape)}"
+        raise ValueError(f"frames must be uint8 [T, H, W, 3], at least one frame, got {found}")
+    height, width = frames.shape[1:3]
+    odd = height % 2 or width % 2
+    if pix_fmt == "yuv420p" and odd:
+        raise ValueError(
+            "yuv420p stores one colour for 2x2 pixels, so width and height must be even, "
+            f"got {width}x{height}"
         )
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(
-            path, f"is no video that FFmpeg can open ({getattr(error, 'strerror', None) or error})"
-        ) from None
-    with container:
-        try:
-            yield container, video_stream(container, path)
-        except MemoryError:
-            raise VideoError(path, "asks for more memory than there is") from None
-        except av.FFmpegError as error:
-            raise VideoError(path, f"FFmpeg gives up on it ({error.strerror})") from None
+    if not fps > 0:
+        raise ValueError(f"fps must be positive, got {fps}")
 
 
-# %% ../../nbs/data/01_video.ipynb #30f45a75
-def decoded_frames(
-    container, stream, complaints=None
-):  # a list that takes the errors met and the damaged pictures
-    "Every picture from here to the end, in the decoder's output order; packets that do not decode are passed over"
-    packets, complaints = container.demux(stream), [] if complaints is None else complaints
-    while True:
-        try:
-            packet = next(packets, None)
-        except MemoryError:
-            raise  # of FFmpeg's too: the file is not to blame for what would then be missing
-        except (
-            av.FFmpegError,
-            IndexError,
-        ) as error:  # the file breaks off; IndexError: a stream appears in its midst
-            packet = None
-            complaints.append(error)
-        try:
-            frames = stream.decode(packet)  # None: what the decoder still holds
-        except av.EOFError:
-            frames = []  # nothing
-        except MemoryError:
-            raise
-        except av.FFmpegError as error:
-            frames = []
-            complaints.append(error)
-        for frame in frames:
-            if frame.is_corrupt:
-                complaints.append(
-                    "a damaged picture"
-                )  # not the frame: a long film would fill the memory
-            yield frame
-        if packet is None:
-            return
-
-
-# %% ../../nbs/data/01_video.ipynb #8299a864
-def upright(frame):
-    "The FFmpeg filters (name, argument) that turn a decoded `frame` as its display matrix asks, to the nearest quarter turn"
-    try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:
-        return QUARTERS[
-            round(frame.rotation / 90) % 4
-        ]  # PyAV does not know every kind of side data
-    if matrix is None:
-        return ()
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[
-        :5
-    ].tolist()  # x' = ax + cy, y' = bx + dy
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return (("transpose", str((c < 0) + 2 * (b < 0))),)
-    return (("hflip", None),) * (a < 0) + (("vflip", None),) * (d < 0)
-
-
-QUARTERS = {
-    0: (),
-    1: (("transpose", "2"),),
-    2: (("hflip", None), ("vflip", None)),
-    3: (("transpose", "1"),),
-}  # anticlockwise
-
-
-# %% ../../nbs/data/01_video.ipynb #d6891621
-def shown_size(frame):
-    "(width, height) of a decoded `frame` after it is turned upright"
-    turned = any(name == "transpose" for name, _ in upright(frame))
-    return (frame.height, frame.width) if turned else (frame.width, frame.height)
-
-
-def centre_crop(width, height):
-    "The largest square in the middle of a picture: `(x, y, width, height)`"
+# %% ../../nbs/data/01_video.ipynb #19559d4f
+def centre_crop(width: int, height: int) -> tuple[int, int, int, int]:
+    """The largest square in the middle of a picture: `(x, y, width, height)` in pixels."""
     side = min(width, height)
     return (width - side) // 2, (height - side) // 2, side, side
 
 
-def filter_steps(frame, shown, crop, size, flip):
-    "The chain of FFmpeg filters (name, argument) from `frame` to an RGB picture: upright, cropped, scaled to `size`, mirrored"
+# %% ../../nbs/data/01_video.ipynb #5ff3a8fd
+Box = tuple[int, int, int, int]  # a crop (x, y, width, height), in shown pixels
+
+
+def filter_steps(
+    frame: VideoFrame,
+    shown: tuple[int, int],  # (width, height) of the video
+    crop: Box | None,
+    size: tuple[int, int] | None,  # (height, width) of the result
+    flip: bool,
+) -> list[tuple[str, str | None]]:
+    """The FFmpeg filters (name, argument) from a decoded frame to an RGB picture.
+
+    Upright, cropped, scaled, mirrored. Raises `ValueError` for a crop that does not fit.
+    """
     x, y, width, height = crop or (0, 0, *shown)
-    if min(x, y, width - 1, height - 1) < 0 or x + width > shown[0] or y + height > shown[1]:
-        raise ValueError(
-            f"crop {tuple(crop)} (x, y, width, height) does not fit into {shown[0]}x{shown[1]} pixels"
-        )
+    fits = x + width <= shown[0] and y + height <= shown[1]
+    if min(x, y) < 0 or min(width, height) < 1 or not fits:
+        found = f"crop {(x, y, width, height)} (x, y, width, height)"
+        raise ValueError(f"{found} does not fit into {shown[0]}x{shown[1]} pixels")
     steps = list(upright(frame))
     if shown_size(frame) != shown:
-        steps.append(("scale", "{}:{}:flags=bilinear".format(*shown)))
+        steps.append(("scale", f"{shown[0]}:{shown[1]}:flags=bilinear"))
     if crop:
         steps.append(("crop", f"{width}:{height}:{x}:{y}:exact=1"))
-    same = size is not None and tuple(size) == (
-        height,
-        width,
-    )  # FFmpeg's quick way to planes would then leave out the last columns
+    flags = "bilinear"
+    if size == (height, width):
+        # Without this, FFmpeg's quick way to planes would leave out the last columns.
+        flags += "+accurate_rnd"
     height, width = size or (height, width)
-    steps.append(("scale", f"{width}:{height}:flags=bilinear" + "+accurate_rnd" * same))
+    steps.append(("scale", f"{width}:{height}:flags={flags}"))
     if flip:
         steps.append(("hflip", None))
-    return *steps, ("format", "gbrp" if size else "rgb24"), ("buffersink", None)
+    steps.append(("format", "gbrp" if size else "rgb24"))
+    steps.append(("buffersink", None))
+    return steps
 
 
 # %% ../../nbs/data/01_video.ipynb #2fe2ff7c
-def pixels(picture, planes=None):
-    "An RGB picture of FFmpeg's as uint8 [H, W, 3]; one in planes stays in planes: in the array `planes` [3, H, W], or in one of its own"
+def pixels(picture: VideoFrame, planes: np.ndarray | None = None) -> np.ndarray:
+    """An RGB picture of FFmpeg's as uint8 [H, W, 3].
+
+    One in planes stays in planes: in the array `planes` [3, H, W], or in a new one.
+    """
     if picture.format.name != "gbrp":
         return picture.to_ndarray()
+    height, width = picture.height, picture.width
     if planes is None:
-        planes = np.empty((3, picture.height, picture.width), np.uint8)
-    for channel, plane in zip((1, 2, 0), picture.planes):  # green, blue, red
-        planes[channel] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[
-            : picture.height, : picture.width
-        ]
+        planes = np.empty((3, height, width), np.uint8)
+    for channel, plane in zip((1, 2, 0), picture.planes):  # FFmpeg has green, blue, red
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        planes[channel] = rows[:height, :width]
     return planes.transpose(1, 2, 0)
 
 
 # %% ../../nbs/data/01_video.ipynb #f040cfc0
 class Scaler:
-    "Decoded frames to RGB pictures of one size, through one FFmpeg graph"
+    """Decoded frames to RGB pictures of one size, through one FFmpeg graph."""
 
     def __init__(
         self,
-        size=None,  # (height, width), or one int for both; None: as cropped
-        crop=None,  # (x, y, width, height) in shown pixels; None: the whole picture
-        shown=None,  # (width, height) of the video; None: of the first frame seen
-        flip=False,
-    ):  # mirror left and right
-        self.size = size if size is None or np.ndim(size) else (size, size)
-        if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"size must be positive, got {size}")
-        self.crop, self.shown, self.flip, self.key = crop, shown, flip, None
+        size: int | tuple[int, int] | None = None,  # (height, width), one int for both, as cropped
+        crop: Box | None = None,  # None: the whole picture
+        shown: tuple[int, int] | None = None,  # (width, height); None: of the first frame seen
+        flip: bool = False,  # mirror left and right
+    ) -> None:
+        if size is not None:
+            size = (size, size) if np.ndim(size) == 0 else tuple(size)
+            if min(size) < 1:
+                raise ValueError(f"size must be positive, got {size}")
+        self.size = size
+        self.crop = crop
+        self.shown = shown
+        self.flip = flip
+        self._graph_for = None  # the kind of frame that the graph was built for
 
-    def see(self, frame):
-        "Note the size of the video, if this is its first frame"
-        self.shown = self.shown or shown_size(frame)
+    def see(self, frame: VideoFrame) -> None:
+        """Note the size of the video, if this is its first frame."""
+        if self.shown is None:
+            self.shown = shown_size(frame)
 
-    def __call__(self, frame, planes=None):
-        "A decoded frame to uint8 [H, W, 3]; where there is a `size`, in planes, those given or its own"
+    def __call__(self, frame: VideoFrame, planes: np.ndarray | None = None) -> np.ndarray:
+        """A decoded frame to uint8 [H, W, 3]; with a `size`, in planes: those given or new ones."""
         self.see(frame)
-        key = frame.width, frame.height, frame.format.name, upright(frame)
-        if key != self.key:
-            self.graph, self.key = av.filter.Graph(), key
-            self.graph.threads = 1
-            source = self.graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format,
-                time_base=Fraction(1, 1000),
-            )
-            steps = filter_steps(frame, self.shown, self.crop, self.size, self.flip)
-            self.graph.link_nodes(source, *[self.graph.add(*step) for step in steps]).configure()
-        self.graph.vpush(frame)
-        return pixels(self.graph.vpull(), planes)  # [H,W,3]
+        kind = (frame.width, frame.height, frame.format.name, upright(frame))
+        if kind != self._graph_for:
+            self._graph = _build_graph(frame, self)
+            self._graph_for = kind
+        self._graph.vpush(frame)
+        return pixels(self._graph.vpull(), planes)
 
 
-# %% ../../nbs/data/01_video.ipynb #bd5f8f83
-class SeekMissed(Exception):
-    "A seek did not arrive at the keyframe that it aimed at"
-
-
-def frames_from(container, stream, pts):
-    "The pictures from the keyframe at timestamp `pts` on, by seeking; raises `SeekMissed` if the file does not lead there"
-    try:
-        container.seek(pts, stream=stream)
-    except av.FFmpegError:
-        raise SeekMissed from None
-    frames = decoded_frames(container, stream)
-    for frame in frames:
-        if frame.pts == pts:
-            break
-        if frame.pts is None or frame.pts > pts:
-            raise SeekMissed
-    else:
-        raise SeekMissed
-    yield frame
-    yield from frames
-
-
-# %% ../../nbs/data/01_video.ipynb #d528b82a
-def try_seeks(path, marks, shown):
-    "Those (index, timestamp) of `marks` at which seeking brings pictures with the very same check sums"
-    scaler = Scaler(shown=shown)
-    with open_video(path) as (container, stream):
-        for index, (pts, sums) in marks.items():
-            try:
-                found = [
-                    check_sum(scaler(frame))
-                    for frame, _ in zip(frames_from(container, stream, pts), sums)
-                ]
-            except SeekMissed:
-                continue
-            if found == sums:
-                yield index, pts
-
-
-def check_sum(picture):
-    "One number for an array's bytes"
-    return zlib.crc32(np.ascontiguousarray(picture))
+# %% ../../nbs/data/01_video.ipynb #ccc50e4a
+def _build_graph(frame: VideoFrame, scaler: Scaler) -> av.filter.Graph:
+    """The filter graph for frames of this size and format."""
+    graph = av.filter.Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=Fraction(1, 1000),  # of no meaning: pictures pass one by one
+    )
+    steps = filter_steps(frame, scaler.shown, scaler.crop, scaler.size, scaler.flip)
+    nodes = [graph.add(name, argument) for name, argument in steps]
+    graph.link_nodes(source, *nodes).configure()
+    return graph
 
 
 # %% ../../nbs/data/01_video.ipynb #0a8ceafc
+_USUAL_RATE = 25.0  # frames per second, for a file that does not tell
+
+
 @dataclass(frozen=True)
 class VideoInfo:
-    "What decoding a file once tells about it"
+    """What decoding a file once tells about it."""
 
     frames: int  # pictures that decode, whatever the header says
     width: int  # pixels, as shown
     height: int
     fps: float  # frames per second, on average; 0 if the file does not tell
     codec: str  # 'h264', 'mpeg4', ...
-    seek_points: tuple[
-        tuple[int, int], ...
-    ] = ()  # (frame index, timestamp) where a seek was tried and brought the same pictures
+    # (frame index, timestamp) where a seek was tried and brought the same pictures
+    seek_points: tuple[tuple[int, int], ...] = ()
     damage: int = 0  # packets and pictures that the decoder complained about
-    times: tuple[
-        tuple[int, float], ...
-    ] = ()  # (frame index, seconds) between which frames come evenly; (): frame i comes at i / fps
+    # (frame index, seconds) between which frames come evenly; (): frame i is shown at i / fps
+    times: tuple[tuple[int, float], ...] = ()
 
     @property
-    def duration(self):
-        return float(frame_times(self)[-1]) + 1 / (
-            self.fps or USUAL_RATE
-        )  # seconds, the last picture's included
-
-
-def frame_rate(stream, times):
-    "Frames per second: from the timestamps if these rise strictly, else from the header"
-    if len(times) > 1 and strictly_rising(times):
-        return float((len(times) - 1) / ((times[-1] - times[0]) * stream.time_base))
-    return float(stream.average_rate or stream.guessed_rate or 0)
-
-
-def strictly_rising(times):
-    "Does each of the timestamps exist and exceed the one before?"
-    return None not in times and all(map(operator.lt, times, times[1:]))
-
-
-# %% ../../nbs/data/01_video.ipynb #df484aee
-USUAL_RATE = 25.0  # frames per second, for a file that does not tell
-
-
-def knots(times, tolerance):
-    "`((index, time), ...)` such that straight lines between them pass all of the rising `times` within `tolerance`"
-    found, low, high = [0], -np.inf, np.inf
-    for i in range(1, len(times)):
-        rise, run = times[i] - times[found[-1]], i - found[-1]
-        if not low <= rise / run <= high:
-            found.append(i - 1)
-            low, high, rise, run = -np.inf, np.inf, times[i] - times[i - 1], 1
-        low, high = max(low, (rise - tolerance) / run), min(high, (rise + tolerance) / run)
-    return tuple((i, times[i]) for i in (*found, len(times) - 1))
-
-
-def uneven(times, fps, tick):
-    "The knots of frames shown at `times` (seconds from the first on), which the file gives in multiples of `tick`; () where they come evenly"
-    tolerance = max(0.1 / fps, tick)
-    return (
-        ()
-        if all(abs(time - i / fps) <= tolerance for i, time in enumerate(times))
-        else knots(times, tolerance)
-    )
+    def duration(self) -> float:
+        """Seconds, the last picture's included."""
+        last = float(frame_times(self)[-1])
+        return last + 1 / (self.fps or _USUAL_RATE)
 
 
 # %% ../../nbs/data/01_video.ipynb #c100393d
-def frame_times(info):
-    "When each frame of a video is shown: float [frames], seconds from the first on"
-    if info.times:
-        return np.interp(np.arange(info.frames), *zip(*info.times))
-    return np.arange(info.frames) / (info.fps or USUAL_RATE)
+def frame_times(info: VideoInfo) -> np.ndarray:
+    """When each frame of a video is shown: float [frames], seconds from the first on."""
+    indices = np.arange(info.frames)
+    if not info.times:
+        return indices / (info.fps or _USUAL_RATE)
+    known, seconds = zip(*info.times)
+    return np.interp(indices, known, seconds)
 
 
-def nearest_frames(info, seconds):
-    "The frame that is nearest in time to each of `seconds`, an array of moments: int, of its shape"
+def nearest_frames(info: VideoInfo, seconds: np.ndarray | Sequence[float]) -> np.ndarray:
+    """The frame nearest in time to each of `seconds`, an array of moments: int, of its shape."""
     if info.times:
-        index = np.interp(
-            seconds, [time for _, time in info.times], [place for place, _ in info.times]
-        )
+        known, times = zip(*info.times)
+        index = np.interp(seconds, times, known)
     else:
-        index = np.asarray(seconds) * (info.fps or USUAL_RATE)
+        index = np.asarray(seconds) * (info.fps or _USUAL_RATE)
     return np.clip(np.rint(index), 0, info.frames - 1).astype(int)
 
 
 # %% ../../nbs/data/01_video.ipynb #11678e3c
-SEEK_GAP = 8  # seek points lie at least so many frames apart
-
-
-def probe(path) -> VideoInfo:
-    "Decode a file and tell what is in it; raises `VideoError` if that is nothing"
+def probe(path: str | os.PathLike) -> VideoInfo:
+    """Decode a file once and tell what is in it; raises `VideoError` where nothing decodes."""
+    scaler = Scaler()
+    keyframes = Keyframes()
+    complaints = []
+    timestamps = []
     with open_video(path) as (container, stream):
-        scaler, times, complaints, marks, mark = Scaler(), [], [], {}, 0
         for index, frame in enumerate(decoded_frames(container, stream, complaints)):
             scaler.see(frame)
-            times.append(frame.pts)
-            if frame.key_frame and index >= mark + SEEK_GAP:
-                mark, marks[index] = index, (frame.pts, [])
-            if marks and index < mark + 2:
-                marks[mark][1].append(check_sum(scaler(frame)))
-        if not times:
+            timestamps.append(frame.pts)
+            keyframes.watch(index, frame, scaler)
+        if not timestamps:
             raise VideoError(os.fspath(path), "no picture in it can be decoded")
-        fps, codec, tick = (
-            frame_rate(stream, times),
-            stream.codec_context.codec.canonical_name,
-            float(stream.time_base),
-        )
-    rising = strictly_rising(times)
-    points = try_seeks(path, marks, scaler.shown) if rising and not complaints else ()
-    clock = (
-        uneven([(time - times[0]) * tick for time in times], fps, tick)
-        if rising and len(times) > 1
-        else ()
+        fps = frame_rate(stream, timestamps)
+        codec = stream.codec_context.codec.canonical_name
+        tick = float(stream.time_base)
+    seek_points = ()
+    if strictly_rising(timestamps) and not complaints:
+        found = proven_seek_points(path, keyframes.marks, Scaler(shown=scaler.shown))
+        seek_points = tuple(found)
+    return VideoInfo(
+        frames=len(timestamps),
+        width=scaler.shown[0],
+        height=scaler.shown[1],
+        fps=fps,
+        codec=codec,
+        seek_points=seek_points,
+        damage=len(complaints),
+        times=uneven_times(timestamps, fps, tick),
     )
-    return VideoInfo(len(times), *scaler.shown, fps, codec, tuple(points), len(complaints), clock)
 
 
 # %% ../../nbs/data/01_video.ipynb #98456094
-def pictures_at(container, stream, scaler, wanted, seek_points, planes):
-    "The pictures whose indices stand in `wanted` (rising), each in one of `planes`: by seeking, or by decoding on"
-    frames, position = decoded_frames(container, stream), 0
+def pictures_at(
+    container: InputContainer,
+    stream: VideoStream,
+    scaler: Scaler,
+    wanted: Sequence[int],  # frame indices, rising
+    seek_points: Sequence[tuple[int, int]],
+    planes: Sequence[np.ndarray | None],  # where to put each picture; None: in a new array
+) -> Iterator[np.ndarray]:
+    """The pictures at the indices `wanted`, each uint8 [H, W, 3]; fewer where the file ends."""
+    frames = decoded_frames(container, stream)
+    position = 0  # the index of the frame that `frames` gives next
+    read_ahead = 2 * int(stream.codec_context.has_b_frames)  # lost by a seek
     for target, place in zip(wanted, planes):
         before = bisect.bisect(seek_points, target, key=operator.itemgetter(0))
-        index, pts = seek_points[before - 1] if before else (0, None)
-        ahead = (
-            2 * stream.codec_context.has_b_frames
-        )  # frames that the decoder has read ahead, which a seek throws away
-        if index > position + ahead:
-            frames, position = frames_from(container, stream, pts), index
+        if before:
+            index, pts = seek_points[before - 1]
+            if index > position + read_ahead:
+                frames = frames_from(container, stream, pts)
+                position = index
         while position <= target:
-            frame, position = next(frames, None), position + 1
+            frame = next(frames, None)
             if frame is None:
                 return
             scaler.see(frame)
-        yield scaler(frame, place)  # [H,W,3]
+            position += 1
+        yield scaler(frame, place)
 
 
 # %% ../../nbs/data/01_video.ipynb #5880d4bb
 def read_frames(
-    path,  # a video file
-    indices,  # which frames, from 0 in the decoder's output order; in any order, with repeats
-    size=None,  # (height, width), or one int for both; None: as cropped
-    crop=None,  # (x, y, width, height) in shown pixels; None: the whole picture
-    info=None,  # what `probe` said: with it, reading seeks where that was proven sound
-    flip=False,
-):  # mirror left and right
-    """The frames at `indices` as uint8 [len(indices), H, W, 3]; with a `size` they lie in planes, as [len(indices), 3, H, W] in memory.
+    path: str | os.PathLike,
+    indices: Sequence[int] | np.ndarray,  # from 0, in the decoder's order; any order, repeats too
+    size: int | tuple[int, int] | None = None,  # (height, width), one int for both; None: unscaled
+    crop: Box | None = None,  # (x, y, width, height) in shown pixels; None: the whole picture
+    info: VideoInfo | None = None,  # what `probe` found: with it, reading seeks where that is exact
+    flip: bool = False,  # mirror left and right
+) -> np.ndarray:
+    """The frames at `indices`: uint8 [len(indices), H, W, 3].
 
-    Raises `VideoError` if the file cannot be read or ends before, `ValueError` for a negative index or a crop that does not fit.
+    With a `size` they lie in planes, as [len(indices), 3, H, W] in memory. Raises `VideoError` if
+    the file cannot be read or ends before, `ValueError` for a negative index or a crop that does
+    not fit.
     """
-    wanted, places = np.unique(
-        [operator.index(i) for i in np.atleast_1d(indices)], return_inverse=True
-    )
-    if not len(wanted) or wanted[0] < 0:
+    requested = [operator.index(index) for index in np.atleast_1d(indices)]
+    wanted, places = np.unique(requested, return_inverse=True)  # rising, each once
+    if not requested or wanted[0] < 0:
         raise ValueError(f"frames count from 0, and at least one must be asked for: {indices}")
-    for seek_points in (info.seek_points, ()) if info else ((),):
-        scaler = Scaler(size, crop, (info.width, info.height) if info else None, flip)
-        planes = (
-            [None] * len(wanted)
-            if size is None
-            else np.empty((len(wanted), 3, *scaler.size), np.uint8)
-        )
-        with open_video(path) as (container, stream):
-            try:
-                pictures = list(
-                    pictures_at(container, stream, scaler, wanted.tolist(), seek_points, planes)
-                )
-            except SeekMissed:
-                continue
-        if len(pictures) < len(wanted):
-            raise VideoError(
-                os.fspath(path), f"frame {wanted[len(pictures)]} asked for, but it ends before"
-            )
-        if size is None:
-            return np.stack([pictures[place] for place in places])
-        if len(places) > len(wanted) or (places != np.arange(len(wanted))).any():
-            planes = planes[places]
-        return planes.transpose(0, 2, 3, 1)
+    scaler = Scaler(size, crop, (info.width, info.height) if info else None, flip)
+    try:
+        seek_points = info.seek_points if info else ()
+        pictures, planes = _read_rising(path, wanted.tolist(), scaler, seek_points)
+    except SeekMissed:
+        pictures, planes = _read_rising(path, wanted.tolist(), scaler, ())
+    if planes is None:
+        return np.stack([pictures[place] for place in places])
+    if not np.array_equal(places, np.arange(len(wanted))):
+        planes = planes[places]
+    return planes.transpose(0, 2, 3, 1)
+
+
+# %% ../../nbs/data/01_video.ipynb #7181ef21
+def _read_rising(
+    path: str | os.PathLike,
+    wanted: list[int],
+    scaler: Scaler,
+    seek_points: Sequence[tuple[int, int]],
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """`(pictures, planes)` at rising indices; the pictures lie in `planes` where they are scaled.
+
+    Raises `VideoError` where the file ends before, `SeekMissed` where a seek fails.
+    """
+    planes = None
+    if scaler.size is not None:
+        planes = np.empty((len(wanted), 3, *scaler.size), np.uint8)
+    places = [None] * len(wanted) if planes is None else planes
+    with open_video(path) as (container, stream):
+        found = pictures_at(container, stream, scaler, wanted, seek_points, places)
+        pictures = list(found)
+    if len(pictures) < len(wanted):
+        missing = wanted[len(pictures)]
+        raise VideoError(os.fspath(path), f"frame {missing} asked for, but it ends before")
+    return pictures, planes

@@ -4,211 +4,259 @@
 
 # %% auto #0
 __all__ = [
-    "SIGNS",
-    "logger",
-    "unit",
-    "rounding_margin",
-    "cosines",
+    "K",
     "nearest",
-    "standings",
-    "hit",
     "recalls",
-    "chances",
-    "recall_at",
+    "chance_recalls",
     "plot_retrieved",
-    "strip_of",
-    "retrieved",
-    "evenly",
-    "within_gallery",
-    "finite_features",
-    "draw_retrieved",
-    "write_retrieval",
     "retrieve",
-    "verdict",
-    "verdict_table",
-    "report",
+    "compare_representations",
+    "comparison_table",
+    "print_comparison",
 ]
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #f81fbf78
 import logging
 import math
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..base.config import RetrieveConfig
 from ..base.errors import ConfigError, DatasetError, TrainingError
 from ..base.files import atomic_write
 from ..base.viz import as_text, use_style
+from ..data.clips import Clips
+from ..data.videos import VideoList
+from ..method.model import MemDPC
+from ..training.run import read_results, write_results
+from .arrays import Features
 from .classify import probe_accuracy
 from .features import measured_features
-from ..training.run import read_results, write_results
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #ca5096e7
-def unit(x, mean):
-    "Rows of `x [V, D]` from `mean [D]` on, scaled to length 1, in float64; a row's values depend on nothing but the row."
-    x = x.astype(np.float64) - mean
-    return x / np.sqrt((x * x).sum(1, keepdims=True)).clip(1e-12)
+class Gallery:
+    """Videos to be searched by cosine: all of them roughly, in float32, or some rows exactly."""
 
+    def __init__(self, x: np.ndarray, centre: bool = True) -> None:  # [G, D]
+        self.x = x
+        self.mean = x.mean(0, dtype=np.float64) if centre else np.zeros(x.shape[1])
+        pieces = [self.unit(x[at : at + 4096]) for at in range(0, len(x), 4096)]
+        self.rough = np.concatenate([piece.astype(np.float32) for piece in pieces])
+        # A rough cosine that is larger by more than this belongs to a nearer video.
+        self.margin = 2 * (x.shape[1] + 4) * 2.0**-24
 
-def rounding_margin(dim):
-    "By how much a float32 cosine of `dim` numbers must be larger, at most, to belong to a nearer video."
-    return 2 * (dim + 4) * 2.0**-24
+    def unit(self, x: np.ndarray) -> np.ndarray:
+        """Rows from the mean on, of length 1, in float64; each depends on nothing but itself."""
+        x = x.astype(np.float64) - self.mean
+        return x / np.sqrt((x * x).sum(1, keepdims=True)).clip(1e-12)
 
+    def exact(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """float64 cosines of one query [D], a `unit` row, with some rows of the gallery."""
+        return (self.unit(self.x[rows]) * query).sum(1)
 
-def cosines(queries, gallery, centre=True, chunk=128):
-    "Yield for each of `queries [Q, D]` its cosines with `gallery [G, D]`, in float32, and a function that gives those of some rows exactly."
-    mean = gallery.mean(0, dtype=np.float64) if centre else np.zeros(gallery.shape[1])
-    gallery32 = np.concatenate(
-        [unit(gallery[i : i + 4096], mean).astype(np.float32) for i in range(0, len(gallery), 4096)]
-    )
-    for first in range(0, len(queries), chunk):
-        exact = unit(queries[first : first + chunk], mean)
-        for query, rough in zip(exact, exact.astype(np.float32) @ gallery32.T):  # [D], [G]
-            yield rough, lambda rows, query=query: (unit(gallery[rows], mean) * query).sum(1)
+    def search(
+        self, queries: np.ndarray, chunk: int = 128
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each of `queries` [Q, D] as a `unit` row, and its float32 cosines [G]."""
+        for first in range(0, len(queries), chunk):
+            units = self.unit(queries[first : first + chunk])
+            yield from zip(units, units.astype(np.float32) @ self.rough.T)
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #e7e23cae
-def nearest(queries, gallery, k=1, centre=True):
-    """Indices `[Q, k]` of the nearest rows of `gallery [G, D]` for each of `queries [Q, D]`, by cosine, nearest first; of equals the earlier.
+def nearest(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    k: int = 1,
+    centre: bool = True,
+) -> np.ndarray:
+    """The nearest rows of `gallery` [G, D] for each of `queries` [Q, D]: int [Q, k], by cosine.
 
-    `centre`: take the gallery's mean off both first. A `k` larger than the gallery gives the whole gallery.
+    Nearest first; of equals the earlier. `centre` subtracts the gallery's mean from both first. A
+    `k` larger than the gallery gives the whole gallery.
     """
-    k, margin = min(k, len(gallery)), rounding_margin(gallery.shape[1])
+    k = min(k, len(gallery))
+    searched = Gallery(gallery, centre)
     found = np.empty((len(queries), k), int)
-    for row, (rough, exact) in zip(found, cosines(queries, gallery, centre)):
-        sieved = np.flatnonzero(rough >= np.partition(rough, -k)[-k] - margin)
-        row[:] = sieved[np.argsort(-exact(sieved), kind="stable")[:k]]
+    for row, (query, rough) in zip(found, searched.search(queries)):
+        worst = np.partition(rough, -k)[-k]
+        candidates = np.flatnonzero(rough >= worst - searched.margin)
+        order = np.argsort(-searched.exact(query, candidates), kind="stable")
+        row[:] = candidates[order[:k]]
     return found
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #48f4968c
-def standings(train, test, readout="mean", centre=True):
-    """int `[Q, 3]` for each test video: how many training videos of other classes are nearer than the nearest of its own, how many are as
-    near as that (itself included), and how many of these are of its own class. A class that has no training video stands behind all."""
+def first_hits(
+    train: Features,
+    test: Features,
+    readout: str = "mean",
+    centre: bool = True,
+) -> np.ndarray:
+    """What comes up to the nearest right video of each test video: int [Q, 3].
+
+    The number of nearer wrong ones; of those as near as the right one (itself included); of right
+    ones among these. Where the class has no training video, all are nearer.
+    """
     order = np.argsort(train.labels, kind="stable")
-    labels, gallery, queries = (
-        train.labels[order],
-        train.readout(readout)[order],
-        test.readout(readout),
-    )
-    margin, found = rounding_margin(gallery.shape[1]), np.zeros((len(queries), 3), int)
-    found[:, 0] = len(gallery)
-    firsts, lasts = (np.searchsorted(labels, test.labels, side) for side in ("left", "right"))
-    for row, first, last, (rough, exact) in zip(
-        found, firsts, lasts, cosines(queries, gallery, centre)
-    ):
+    gallery = Gallery(train.readout(readout)[order], centre)
+    firsts = np.searchsorted(train.labels[order], test.labels, "left")
+    lasts = np.searchsorted(train.labels[order], test.labels, "right")
+    found = np.zeros((len(test.labels), 3), int)
+    searched = gallery.search(test.readout(readout))
+    for row, first, last, (query, rough) in zip(found, firsts, lasts, searched):
         if first == last:
+            row[0] = len(order)
             continue
         best = rough[first:last].max()
-        surely = rough > best + margin
-        sieved = np.flatnonzero((rough >= best - margin) & ~surely)
-        right, cosine = (first <= sieved) & (sieved < last), exact(sieved)
-        top = cosine[right].max()
-        row[:] = (
-            surely.sum() + (cosine > top).sum(),
-            (cosine == top).sum(),
-            (right & (cosine == top)).sum(),
-        )
+        surely_nearer = rough > best + gallery.margin
+        close = np.flatnonzero((rough >= best - gallery.margin) & ~surely_nearer)
+        right = (first <= close) & (close < last)
+        cosines = gallery.exact(query, close)
+        top = cosines[right].max()
+        row[0] = surely_nearer.sum() + (cosines > top).sum()
+        row[1] = (cosines == top).sum()
+        row[2] = (right & (cosines == top)).sum()
     return found
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #9a6a27bf
-def hit(k, nearer, tied, right):
-    "Probability that the first `k` hold a right one: `nearer` wrong ones come first, then `tied` ones in random order, `right` of them right."
+def hit_probability(k: int, nearer: int, tied: int, right: int) -> float:
+    """Probability that the first `k` hold a right video, ties in random order.
+
+    First come `nearer` wrong ones, then `tied` ones, `right` of them right.
+    """
     places = min(k - nearer, tied)
-    return 1 - math.comb(tied - right, places) / math.comb(tied, places) if places > 0 else 0.0
+    if places <= 0:
+        return 0.0
+    return 1 - math.comb(tied - right, places) / math.comb(tied, places)
 
 
-def recalls(train, test, readout="mean", k=(1, 5, 10, 20, 50), centre=True):
-    "`{k: R@k}`: the share of test videos with a training video of their class among their `k` nearest, ties broken at random."
-    found = standings(train, test, readout, centre).tolist()
-    return {n: float(np.mean([hit(n, *row) for row in found])) for n in k}
+# %% ../../nbs/evaluation/03_retrieve.ipynb #de2b3f56
+K = (1, 5, 10, 20, 50)
 
 
-def chances(train, test, k=(1, 5, 10, 20, 50)):
-    "`{k: R@k}` of features that say nothing."
+def recalls(
+    train: Features,
+    test: Features,
+    readout: str = "mean",
+    k: Sequence[int] = K,
+    centre: bool = True,
+) -> dict[int, float]:
+    """`{k: R@k}`: the share of test videos with one of their class among the `k` nearest.
+
+    The gallery are the training videos; ties are broken at random (the expected value).
+    """
+    rows = first_hits(train, test, readout, centre).tolist()
+    return {n: float(np.mean([hit_probability(n, *row) for row in rows])) for n in k}
+
+
+def chance_recalls(train: Features, test: Features, k: Sequence[int] = K) -> dict[int, float]:
+    """`{k: R@k}` of features that hold no information."""
     counts = dict(zip(*np.unique(train.labels, return_counts=True)))
-    own = [int(counts.get(label, 0)) for label in test.labels]
-    return {n: float(np.mean([hit(n, 0, len(train.labels), right) for right in own])) for n in k}
-
-
-def recall_at(train, test, readout, k=1, centre=True):
-    "R@k for one k, see `recalls`."
-    return recalls(train, test, readout, (k,), centre)[k]
+    total = len(train.labels)
+    right = [int(counts.get(label, 0)) for label in test.labels]
+    return {n: float(np.mean([hit_probability(n, 0, total, r) for r in right])) for n in k}
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #44f5ff9f
-SIGNS = {
+SIGNS = {  # query, right, wrong: sign, colour, line
     None: ("", "k", "-"),
     True: ("\u2713 ", "#0072B2", "-"),
     False: ("\u00d7 ", "#D55E00", "--"),
-}  # query, right, wrong
+}
 
 
-def plot_retrieved(strips, names, right, title=None, width=1.8):
-    """Figure S2: a row for each query, its strip and those of its nearest videos, named and marked; returns the figure.
+def draw_strip(ax: Axes, strip: np.ndarray, name: str, mark: bool | None) -> None:
+    """Frames [F, H, W, 3] side by side, framed and named as right, wrong, or a query (None)."""
+    sign, colour, line = SIGNS[mark]
+    gap = ((0, 0), (0, 1), (0, 0))  # a white column behind each frame
+    frames = [np.pad(frame, gap, constant_values=255) for frame in strip]
+    ax.imshow(np.concatenate(frames, axis=1), interpolation="antialiased")
+    ax.set_title(f"{sign}{name}", color=colour, fontsize=7, pad=2)
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(visible=True, color=colour, linewidth=1.5, linestyle=line)
 
-    `strips [Q][1 + n]`: uint8 `[F, H, W, 3]` each, the query first. `names [Q][1 + n]`: what to write above. `right [Q, n]`: bool.
-    """
+
+# %% ../../nbs/evaluation/03_retrieve.ipynb #1746f76c
+def plot_retrieved(
+    strips: Sequence[Sequence[np.ndarray]],  # [Q][1 + n] of uint8 [F, H, W, 3]: the query first
+    names: Sequence[Sequence[str]],  # [Q][1 + n]: what to write above
+    right: np.ndarray,  # bool [Q, n]
+    title: str | None = None,
+    width: float = 1.8,  # of a strip, in inches
+) -> Figure:
+    """A row for each query: its strip and those of its nearest videos, marked right or wrong."""
     use_style()
-    first = strips[0][0]
-    height = width * first.shape[1] / (first.shape[2] * len(first)) + 0.22  # inches
-    size = width * len(strips[0]), height * len(strips) + 0.25 * bool(title)
-    figure, axes = plt.subplots(len(strips), len(strips[0]), squeeze=False, figsize=size)
-    for row, row_strips, row_names, marks in zip(axes, strips, names, right):
-        for ax, strip, name, mark in zip(row, row_strips, row_names, (None, *map(bool, marks))):
-            sign, colour, line = SIGNS[mark]
-            parted = [
-                np.pad(frame, ((0, 0), (0, 1), (0, 0)), constant_values=255) for frame in strip
-            ]
-            ax.imshow(np.concatenate(parted, 1), interpolation="antialiased")
-            ax.set_title(f"{sign}{name}", color=colour, fontsize=7, pad=2)
-            ax.set(xticks=[], yticks=[])
-            for spine in ax.spines.values():
-                spine.set(visible=True, color=colour, linewidth=1.5, linestyle=line)
+    rows = len(strips)
+    columns = len(strips[0])
+    frames, frame_height, frame_width, _ = strips[0][0].shape
+    height = width * frame_height / (frame_width * frames) + 0.22
+    size = (width * columns, height * rows + 0.25 * bool(title))
+    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=size)
+    for row, (row_strips, row_names) in enumerate(zip(strips, names)):
+        marks = [None, *map(bool, right[row])]
+        for column, (strip, name) in enumerate(zip(row_strips, row_names)):
+            draw_strip(axes[row, column], strip, name, marks[column])
     if title:
         figure.suptitle(title, fontsize=9)
     return figure
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #d48d3228
-def strip_of(clips, path, frames=4, step=3):
-    """uint8 `[frames, H, W, 3]`: the middle of the middle clip of the video at `path`, every `step`-th frame, to follow a motion.
+def strip_of(clips: Clips, path: str, frames: int = 4, step: int = 3) -> np.ndarray:
+    """uint8 [frames, H, W, 3]: every `step`-th frame from the middle of a video's middle clip.
 
-    `DatasetError` where the video cannot be read any more.
+    `DatasetError` where the video became unreadable.
     """
-    number = next(number for number, video in enumerate(clips.videos.videos) if video.path == path)
+    paths = [video.path for video in clips.videos.videos]
+    number = paths.index(path)
     item = clips[int(clips.first[number] + clips.first[number + 1]) // 2]
     if item["broken"]:
         raise DatasetError(f"{path}: cannot be read any more")
-    whole = (
-        item["clip"].transpose(0, 2, 3, 4, 1).reshape(-1, *item["clip"].shape[3:], 3)
-    )  # [N*T, H, W, 3]
+    blocks = item["clip"].transpose(0, 2, 3, 4, 1)  # [N, T, H, W, 3]
+    whole = blocks.reshape(-1, *blocks.shape[2:])
     first = max(0, (len(whole) - 1 - step * (frames - 1)) // 2)
     return whole[np.minimum(first + step * np.arange(frames), len(whole) - 1)]
 
 
-def retrieved(features, clips, queries, readout="mean", centre=True, n=3):
-    "`(strips, names, right)` for `plot_retrieved`: rows `queries` of the test videos and their `n` nearest; `features`, `clips`: (train, test)."
-    (train, test), classes = features, [as_text(name) for name in clips[0].videos.classes]
-    found = nearest(test.readout(readout)[queries], train.readout(readout), n, centre)  # [Q, n]
-    strips = [
-        [strip_of(clips[1], test.paths[q]), *(strip_of(clips[0], train.paths[g]) for g in row)]
-        for q, row in zip(queries, found)
-    ]
-    names = [
-        [classes[label] for label in (test.labels[q], *train.labels[row])]
-        for q, row in zip(queries, found)
-    ]
-    return strips, names, train.labels[found] == test.labels[queries][:, None]
+def neighbour_strips(
+    features: tuple[Features, Features],  # train, test
+    clips: dict[str, Clips],  # 'train', 'test'
+    queries: Sequence[int],  # rows of the test videos
+    readout: str = "mean",
+    centre: bool = True,
+    n: int = 3,
+) -> tuple[list[list[np.ndarray]], list[list[str]], np.ndarray]:
+    """`(strips, names, right)` of some queries and their `n` nearest, for `plot_retrieved`."""
+    train, test = features
+    classes = [as_text(name) for name in clips["train"].videos.classes]
+    asked = np.asarray(queries)
+    found = nearest(test.readout(readout)[asked], train.readout(readout), n, centre)  # [Q, n]
+    strips = []
+    names = []
+    for query, row in zip(asked, found):
+        neighbours = [strip_of(clips["train"], path) for path in train.paths[row]]
+        strips.append([strip_of(clips["test"], test.paths[query]), *neighbours])
+        names.append([classes[label] for label in (test.labels[query], *train.labels[row])])
+    return (
+        strips,
+        names,
+        train.labels[found] == test.labels[asked][:, None],
+    )
 
 
-def evenly(test, count=6):
-    "So many rows of the test videos, evenly spaced over the list."
+def evenly_spaced(test: Features, count: int = 6) -> np.ndarray:
+    """So many rows of the test videos, evenly spaced over the list."""
     return np.unique(np.linspace(0, len(test.labels) - 1, count).round().astype(int))
 
 
@@ -216,147 +264,155 @@ def evenly(test, count=6):
 logger = logging.getLogger(__name__)
 
 
-def within_gallery(config, gallery):
-    "The config's `k`s up to the size of the gallery; `ConfigError` where none is."
+def allowed_k(config: RetrieveConfig, gallery: int) -> list[int]:
+    """The config's `k`s up to the size of the gallery; `ConfigError` where none is."""
     kept = [k for k in sorted(set(config.k)) if k <= gallery]
     if not kept:
-        raise ConfigError(
-            f"k must be at most {gallery}, the number of training videos, got {', '.join(map(str, config.k)) or 'none'}"
-        )
+        given = ", ".join(map(str, config.k)) or "none"
+        limit = f"at most {gallery}, the number of training videos"
+        raise ConfigError(f"k must be {limit}, got {given}")
     if len(kept) < len(set(config.k)):
-        logger.warning("k above %d is left out: there are %d training videos", kept[-1], gallery)
+        logger.warning(
+            "k above %d is left out: there are %d training videos",
+            kept[-1],
+            gallery,
+        )
     return kept
 
 
-def finite_features(config, readouts):
-    "`measured_features` of a config; `TrainingError` where one that `readouts` use is no number."
-    features, clips = measured_features(config)
-    for name, pair in features.items():
-        if not all(
-            np.isfinite(part.readout(readout)).all() for part in pair for readout in readouts
-        ):
-            raise TrainingError(f"{name}: a feature is no number")
+def finite_features(
+    config: RetrieveConfig, readouts: Sequence[str], **objects: Any
+) -> tuple[dict[str, tuple[Features, Features]], dict[str, Clips]]:
+    """`measured_features`; `TrainingError` where one that `readouts` use is NaN or infinite."""
+    features, clips = measured_features(config, **objects)
+    for name, parts in features.items():
+        values = [part.readout(readout) for part in parts for readout in readouts]
+        if not all(np.isfinite(array).all() for array in values):
+            raise TrainingError(f"{name}: a feature is NaN or infinite")
     return features, clips
 
 
-def draw_retrieved(config, features, clips):
-    "Figure S2 of the first of the features, as `out/figures/retrieved.png`; of several processes the first draws."
+def draw_retrieved(
+    config: RetrieveConfig,
+    features: dict[str, tuple[Features, Features]],
+    clips: dict[str, Clips],
+) -> None:
+    """Draw neighbours by the first features into out/figures (the main process does)."""
     if int(os.environ.get("RANK", 0)):
         return
-    name, (train, test) = next(iter(features.items()))
-    strips, names, right = retrieved(
-        (train, test), (clips["train"], clips["test"]), evenly(test), config.readout, config.centre
-    )
-    figure = plot_retrieved(
-        strips, names, right, f"Queries (left) and their nearest: {name}, readout {config.readout}"
-    )
-    with atomic_write(Path(config.out) / "figures" / "retrieved.png") as aside:
-        figure.savefig(aside, format="png")
+    name, pair = next(iter(features.items()))
+    choice = (evenly_spaced(pair[1]), config.readout, config.centre)
+    title = f"Queries (left) and their nearest: {name}, readout {config.readout}"
+    figure = plot_retrieved(*neighbour_strips(pair, clips, *choice), title)
+    with atomic_write(Path(config.out) / "figures" / "retrieved.png") as part:
+        figure.savefig(part, format="png")
     plt.close(figure)
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #37d7bacd
-def write_retrieval(config, features):
-    "R@k of `features` and of chance by the config's protocol, into `out/metrics.json`; returns what it then holds. See `retrieve`."
-    features = {
-        name: pair for name, pair in features.items() if pair[0].readout(config.readout).shape[1]
-    }  # pixels have no context
-    train, test = next(iter(features.values()))
-    k = within_gallery(config, len(train.labels))
-    chance = chances(train, test, {1, *k})
-    found = {
-        name: recalls(*pair, config.readout, {1, *k}, config.centre)
-        for name, pair in features.items()
-    }
-    table = {
-        name: {f"R@{n}": shares[n] for n in k}
-        for name, shares in (found | {"chance": chance}).items()
-    }
-    protocol = {name: getattr(config, name) for name in ("readout", "centre", "clips_per_video")}
+def write_retrieval(
+    config: RetrieveConfig,
+    features: dict[str, tuple[Features, Features]],
+) -> dict[str, Any]:
+    """R@k by the config's protocol, and chance, into `out/metrics.json`; see `retrieve`."""
+    readout = config.readout
+    pairs = {}
+    for name, pair in features.items():
+        if pair[0].readout(readout).shape[1]:  # pixels have no context
+            pairs[name] = pair
+    train, test = next(iter(pairs.values()))
+    allowed = allowed_k(config, len(train.labels))
+    k = sorted({1, *allowed})
+    found = {name: recalls(*pair, readout, k, config.centre) for name, pair in pairs.items()}
+    chance = chance_recalls(train, test, k)
+    table = {}
+    for name, shares in (found | {"chance": chance}).items():
+        table[name] = {f"R@{n}": shares[n] for n in allowed}
+    names = ("readout", "centre", "clips_per_video")
+    protocol = {name: getattr(config, name) for name in names}
+    r1 = {name: shares[1] for name, shares in found.items()}
     write_results(config, "retrieval", table, chance[1])
     write_results(config, "retrieval_protocol", protocol, chance[1])
-    return write_results(
-        config, "retrieval_r1", {name: shares[1] for name, shares in found.items()}, chance[1]
-    )
+    return write_results(config, "retrieval_r1", r1, chance[1])
 
 
-def retrieve(config: RetrieveConfig):
-    """R@k of a network and of its baselines, and Figure S2; returns what `out/metrics.json` then holds.
+# %% ../../nbs/evaluation/03_retrieve.ipynb #a4edb67b
+def retrieve(
+    config: RetrieveConfig,
+    *,
+    model: MemDPC | None = None,  # instead of the network that `config.checkpoint` names
+    videos: tuple[VideoList, VideoList] | None = None,  # (train, test), not config.dataset's
+) -> dict[str, Any]:
+    """R@k of a network and its baselines, and a picture; returns what `out/metrics.json` holds.
 
-    `retrieval`: `{name: {'R@1': share, ...}}`, `chance` among the names; `retrieval_r1`: R@1 alone; `retrieval_protocol`: the choices made.
+    `retrieval`: `{name: {'R@1': share, ...}}`, `chance` among the names; `retrieval_r1`: R@1
+    alone; `retrieval_protocol`: the choices made. Raises `MemdpcError` for what a user can fix.
     """
-    features, clips = finite_features(config, [config.readout])
+    features, clips = finite_features(config, [config.readout], model=model, videos=videos)
     metrics = write_retrieval(config, features)
     draw_retrieved(config, features, clips)
     return metrics
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #857d3e56
-def verdict(config: RetrieveConfig):
-    """Probe accuracy and R@1 of a network and of its baselines under both readouts: rows of `{'features', 'readout', 'probe', 'retrieval_r1'}`.
+def compare_representations(
+    config: RetrieveConfig,
+    *,
+    model: MemDPC | None = None,
+    videos: tuple[VideoList, VideoList] | None = None,
+) -> list[dict[str, Any]]:
+    """Probe accuracy and R@1 of a network and its baselines, under the readouts mean and std.
 
-    `out/metrics.json` gets them as `verdict`, and of the config's own readout, mean or std, `probe` and the figures of `retrieve`.
+    Returns rows of `features`, `readout`, `probe` and `retrieval_r1`. `out/metrics.json` gets them
+    as `comparison`, and for the config's own readout `probe` and the results of `retrieve`.
     """
     if config.readout == "context":
-        raise ConfigError("readout of a verdict must be mean or std, got context")
-    features, _ = finite_features(config, ("mean", "std"))
-    rows = [
-        {
-            "features": name,
-            "readout": readout,
-            "probe": probe_accuracy(train, test, readout, config.seed),
-            "retrieval_r1": recall_at(train, test, readout, centre=config.centre),
-        }
-        for name, (train, test) in features.items()
-        for readout in ("mean", "std")
-    ]
+        raise ConfigError("readout of a comparison must be mean or std, got context")
+    features, _ = finite_features(config, ("mean", "std"), model=model, videos=videos)
+    rows = []
+    for name, (train, test) in features.items():
+        for readout in ("mean", "std"):
+            accuracy = probe_accuracy(train, test, readout, config.seed)
+            r1 = recalls(train, test, readout, (1,), config.centre)[1]
+            row = {
+                "features": name,
+                "readout": readout,
+                "probe": accuracy,
+                "retrieval_r1": r1,
+            }
+            rows.append(row)
     chance = write_retrieval(config, features)["chance"]
+    own = [row for row in rows if row["readout"] == config.readout]
     write_results(
         config,
         "probe",
-        {row["features"]: row["probe"] for row in rows if row["readout"] == config.readout},
+        {row["features"]: row["probe"] for row in own},
         chance,
     )
-    write_results(config, "verdict", rows, chance)
+    write_results(config, "comparison", rows, chance)
     return rows
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #89e491f2
-def verdict_table(metrics):
-    "The verdict in a run's `metrics.json` as lines of text: a row for each kind of features, chance at the foot."
-    rows, chance = metrics["verdict"], metrics["chance"]
+def comparison_table(metrics: dict[str, Any]) -> str:
+    """The comparison in a run's metrics as lines of text: a row for each kind of features."""
+    found: dict[str, list[float]] = {}
+    for measure in ("probe", "retrieval_r1"):
+        for readout in ("mean", "std"):
+            for row in metrics["comparison"]:
+                if row["readout"] == readout:
+                    found.setdefault(row["features"], []).append(row[measure])
+    found["chance"] = [metrics["chance"]] * 4
     lines = [
         f"{'':34}{'probe':>16}{'R@1':>18}",
         f"{'readout over blocks':34}{'mean':>8}{'std':>8}{'mean':>10}{'std':>8}",
     ]
-    for name in dict.fromkeys(row["features"] for row in rows):
-        cells = {
-            (row["readout"], measure): row[measure]
-            for row in rows
-            if row["features"] == name
-            for measure in ("probe", "retrieval_r1")
-        }
-        lines.append(
-            f"{name:34}"
-            + "".join(
-                f"{cells[key]:{width}.3f}"
-                for key, width in zip(
-                    [
-                        ("mean", "probe"),
-                        ("std", "probe"),
-                        ("mean", "retrieval_r1"),
-                        ("std", "retrieval_r1"),
-                    ],
-                    (8, 8, 10, 8),
-                )
-            )
-        )
-    return "\n".join(
-        [*lines, f"{'chance':34}{chance:8.3f}{chance:8.3f}{chance:10.3f}{chance:8.3f}"]
-    )
+    for name, (probe_mean, probe_std, r1_mean, r1_std) in found.items():
+        probes = f"{probe_mean:8.3f}{probe_std:8.3f}"
+        lines.append(f"{name:34}{probes}{r1_mean:10.3f}{r1_std:8.3f}")
+    return "\n".join(lines)
 
 
-# %% ../../nbs/evaluation/03_retrieve.ipynb #f62688ee
-def report(folder):
-    "Print the verdict of the run in `folder`."
-    print(verdict_table(read_results(folder)))
+def print_comparison(folder: str | Path) -> None:
+    """Print the comparison in the metrics of the run in `folder`."""
+    print(comparison_table(read_results(folder)))

@@ -81,9 +81,10 @@ _readers: set[Any] = set()  # processes that were started here
 @atexit.register
 def _end_readers() -> None:
     """Python ends what it started by SIGTERM, which readers ignore, and waits for them."""
-    for reader in _readers:
-        if reader.is_alive():
+    with _default_handler("SIGCHLD"):  # PyTorch's would report them as killed
+        for reader in _readers:
             reader.kill()
+            reader.join()
 
 
 def _ignore_signals(worker: int) -> None:
@@ -164,8 +165,6 @@ def _exit_code_of_dead_reader() -> int | None:
         for reader in _readers:
             if reader.exitcode:
                 return reader.exitcode
-        if not any(reader.is_alive() for reader in _readers):
-            break
         time.sleep(0.05)
     return None
 
@@ -177,16 +176,31 @@ def watched_workers(run: Run | None = None) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionResetError, EOFError) as error:  # as it handed over a batch
-        exit_code = _exit_code_of_dead_reader()
+        if not _readers:
+            raise
+        # PyTorch's handler of this signal may raise the same error once more, in the midst of this.
+        with _default_handler("SIGCHLD"):
+            exit_code = _exit_code_of_dead_reader()
         if exit_code is None:
             raise
-        if threading.current_thread() is threading.main_thread():
-            # PyTorch's handler would raise the same error once more, in the midst of this one.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         what = f"a process that reads videos died (exit code {exit_code})"
         advice = "if it ran out of memory, try fewer num_workers"
         safe = f"; {run.last_good}" if run else ""
         raise TrainingError(f"{what}; {advice}{safe}") from error
+
+
+@contextmanager
+def _default_handler(name: str) -> Iterator[None]:
+    """A signal acts as it does in a program that does not handle it."""
+    if not hasattr(signal, name) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    number = signal.Signals[name]
+    former = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, former)
 
 
 # ---- devices and ranks

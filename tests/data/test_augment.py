@@ -1,4 +1,4 @@
-"""The augmentation against definitions written down once more, against Pillow, and as the data path uses it."""
+"""The augmentation against its definitions in numpy, against Pillow, and in the data path."""
 
 import math
 
@@ -78,7 +78,7 @@ def test_one_map_is_the_steps_in_any_order(factors, order, channel, seed):
 )
 @pytest.mark.parametrize("factor", [0, 0.5, 0.9, 1, 1.3, 1.5])
 def test_steps_are_pillows(which, enhance, factor):
-    """Pillow works in 8 bits and rounds the luma, so it agrees to 1.5 of 255 and not further. It has no hue."""
+    """Pillow works in 8 bits and rounds the luma, so it agrees to 1.5 of 255. It has no hue."""
     picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     colour = [1.0, 1.0, 1.0, 0.0, -1.0]
     colour[which] = float(factor)
@@ -88,7 +88,10 @@ def test_steps_are_pillows(which, enhance, factor):
 
 
 def test_hue_goes_the_way_of_hsv():
-    """Positive turns go from red by yellow to green; a third of a turn of a pale red is greenish, of a pale green bluish."""
+    """Positive turns go from red by yellow to green.
+
+    A third of a turn of a pale red is greenish, of a pale green bluish.
+    """
     red, green = np.array([[[0.6, 0.4, 0.4]]]), np.array([[[0.4, 0.6, 0.4]]])
     assert hue(red, 1 / 3).argmax() == apply(red, [1.0, 1, 1, 1 / 3, -1]).argmax() == 1
     assert (
@@ -129,10 +132,12 @@ def test_crops_reach_everywhere():
     )
 
 
-def test_a_law_without_chance_draws_nothing():
-    law = Augment(1, 0, 0, 0, 0, 0, 0)
-    assert law.draw(np.random.default_rng(0), 32, 24, 8) == ((0, 0, 32, 24), False, {})
-    assert Augment(1, 1, 0, 0, 0, 0, 0).draw(np.random.default_rng(0), 32, 24, 8)[1] is True
+def test_an_augmentation_without_chance_draws_nothing():
+    colours = dict(brightness=0, contrast=0, saturation=0, hue=0, channel_copy=0)
+    fixed = Augment(min_area=1, flip=0, **colours)
+    assert fixed.draw(np.random.default_rng(0), 32, 24, 8) == ((0, 0, 32, 24), False, {})
+    mirrored = Augment(min_area=1, flip=1, **colours)
+    assert mirrored.draw(np.random.default_rng(0), 32, 24, 8)[1] is True
 
 
 def test_probability_zero_is_no_jitter_but_channels_are_still_copied():
@@ -158,8 +163,8 @@ def clips_and_colours(B=3, N=2, T=4, side=9, seed=0):
     )
 
 
-def test_prepare_is_the_steps_frame_by_frame():
-    """Every frame gets its own numbers, in the order of the clip's frames; cut off once; normalised."""
+def test_normalize_clips_is_the_steps_frame_by_frame():
+    """Every frame gets its own numbers, in the order of the frames; cut off once; normalised."""
     clip, colour = clips_and_colours()
     out = normalize_clips(clip, colour)
     assert out.shape == clip.shape and out.dtype == torch.float32 and out.is_contiguous()

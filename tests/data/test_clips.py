@@ -1,4 +1,4 @@
-"""Clips that are the same whoever asks, on an axis of frames and on one of seconds: starts, windows, padding, files lost in mid-run."""
+"""Clips that are the same in every process, by frames and by time: starts, padding, lost files."""
 
 import json
 import logging
@@ -40,7 +40,10 @@ def cache(tmp_path, monkeypatch):
 
 
 def numbered(frames, side=16):
-    """Frames that carry their number: the left half tells how many times 32, the right half the rest: [T, H, W, 3]."""
+    """Frames that carry their number: uint8 [T, H, W, 3].
+
+    The left half tells how many times 32, the right half the rest.
+    """
     index = np.arange(frames)[:, None, None, None]
     left = np.arange(side)[:, None] < side // 2
     return np.broadcast_to(
@@ -136,7 +139,10 @@ SAMPLERS = st.sampled_from([Random(), Even(1), Even(2), Even(7), Every(), Every(
 def test_clips_stay_within_their_video(
     frames, blocks, length, stride, fps, time_stride, starts, seed, uneven
 ):
-    """Whole clips lie within the video; a video is short exactly where a clip begins at its beginning and has a block that is not valid."""
+    """Whole clips lie within the video.
+
+    A video is short exactly where a clip starts at 0 and has a block that is not valid.
+    """
     times = ((0, 0.0), (frames - 1, (frames - 1) / 50)) if uneven and frames > 1 else ()
     entry = info(frames, 50 if times else fps, times)
     clips = Clips(
@@ -172,7 +178,7 @@ def test_clips_stay_within_their_video(
 
 
 def test_shortness_has_one_rule_for_clips_and_configs():
-    """118 frames are a whole clip of the paper's, by frames and at 30 fps by tenths of a second, rounding errors or not."""
+    """118 frames are a whole clip of the paper's, by frames and at 30 fps by tenths of a second."""
     for sizes in Clips(Listed([])), ScanConfig(), PretrainConfig():
         assert [is_short(sizes, info(n)) for n in (1, 117, 118, 119)] == [True, True, False, False]
     for stride, fps in (0.1, 30), (0.12, 25), (0.05, 60), (3003 / 30000, 30000 / 1001):
@@ -251,7 +257,7 @@ def test_known_windows():
 
 @pytest.mark.parametrize("fps", [24, 25, 29.97, 30, 60])
 def test_moving_window_over_a_mishap(fps):
-    """Oops!: steps of 1 s, five frames each, windows every quarter of a second, for videos of any rate."""
+    """Oops!: steps of 1 s, five frames each, windows every quarter of a second, at any rate."""
     clips = Clips(
         Listed([info(round(10 * fps), fps), info(round(2.5 * fps), fps)]),
         4,
@@ -281,7 +287,7 @@ def test_moving_window_over_a_mishap(fps):
 @settings(max_examples=12)
 @given(frames=st.integers(121, 200), stride=st.integers(1, 3))
 def test_every_frame_has_its_turn(frames, stride):
-    """Some start takes each frame, the last included (the released code never saw the last three)."""
+    """Some start takes each frame, the last included (the released code never saw three)."""
     clips = Clips(Listed([info(frames)]), 8, 5, stride)
     limit = room(clips, clips.videos.videos[0].info)
     assert set().union(*(clip_places(clips, start).tolist() for start in range(limit + 1))) == set(
@@ -293,7 +299,7 @@ def test_every_frame_has_its_turn(frames, stride):
 
 
 def test_starts_in_seconds_are_uniform_in_time():
-    """A video whose first half has three times the frame rate of its second: as many starts in each half of the time."""
+    """As many starts in each half of the time, though the first has three times the frame rate."""
     entry = info(400, 400 / 12, ((0, 0.0), (300, 6.0), (399, 11.94)))
     clips = Clips(Listed([entry]), 2, 2, time_stride=0.01)
     starts = np.array([starts_of(clips, 0, epoch)[0] for epoch in range(2000)])
@@ -306,7 +312,10 @@ LENGTHS = 1, 29, 117, 118, 119, 120, 121, 500
 
 
 def test_every_length_is_used(tmp_path, caplog):
-    """2026-11: videos of up to 120 frames were dropped by the released code, where 118 are needed. Here all are used, and those padded are named."""
+    """2026-11: the released code dropped videos of up to 120 frames, where 118 are needed.
+
+    Here all are used, and those padded are named.
+    """
     from memdpc.training.pretrain import clips_from, report
 
     for frames in LENGTHS:
@@ -358,7 +367,7 @@ def number_in(clip, n, t):
 
 
 def test_a_long_list_of_padded_videos_is_cut(tmp_path, caplog):
-    """Twenty names, then a count and where the rest stands; by time the length is told in seconds."""
+    """Twenty names, then a count and where to find the rest; by time the length is in seconds."""
     from memdpc.training.pretrain import clips_from, report
 
     data = video(tmp_path / "f/00.avi", 30).read_bytes()
@@ -377,7 +386,10 @@ def test_a_long_list_of_padded_videos_is_cut(tmp_path, caplog):
 
 
 def write_rates(root):
-    """The same five seconds: at 25, 30 and 60 fps, and as a phone records them, 12 to 40 ms a frame. `{name: true times of its frames}`."""
+    """The same five seconds at 25, 30 and 60 fps, and by a phone, 12 to 40 ms a frame.
+
+    Gives `{name: true times of its frames}`.
+    """
     uneven = np.cumsum(np.random.default_rng(0).integers(12, 40, 192)) / 1000
     times = {f"{fps}.mp4": np.arange(5 * fps) / fps for fps in (25, 30, 60)} | {
         "uneven.mp4": uneven - uneven[0]
@@ -388,7 +400,7 @@ def write_rates(root):
 
 
 def test_time_stride_shows_the_same_moments_at_every_rate(tmp_path):
-    """What matters of a 60 fps phone video and a 25 fps film is when, not which frame: from the files, within half a frame of each."""
+    """The same moments of a 60 fps phone video and a 25 fps film, within half a frame of each."""
     times = write_rates(tmp_path / "f")
     videos = load(tmp_path / "f")
     clips = Clips(videos, 8, 5, img_size=16, time_stride=0.1)
@@ -416,7 +428,7 @@ def test_time_stride_shows_the_same_moments_at_every_rate(tmp_path):
 
 
 def test_without_a_rate_there_is_the_usual_one(tmp_path):
-    """A raw stream does not tell its rate: 25 frames a second are taken for granted, and nothing breaks."""
+    """A raw stream does not tell its rate: 25 frames a second are assumed, and nothing breaks."""
     path = video(tmp_path / "f/x.avi", 60)
     videos = load(tmp_path / "f")
     entry = replace(videos.videos[0], info=replace(probe(path), fps=0.0))
@@ -486,7 +498,7 @@ def test_clips_are_the_same_in_every_order_and_process(tree, more):
 
 
 def test_an_item_is_what_it_says(tree):
-    """Start, then crop and flip and colours, from one generator: the order that older runs drew in."""
+    """Start, then crop and flip and colours, from one generator: the order of older runs."""
     clips = Clips(load(tree), 2, 2, 2, 12, seed=3, augment=Corner())
     for index in range(6):
         rng = np.random.default_rng([3, 7, index])
@@ -572,7 +584,7 @@ def test_files_lost_in_mid_run(tree, caplog):
 
 
 def test_a_lost_video_of_many_windows_does_not_end_the_run(tmp_path, monkeypatch):
-    """2026-11: a hundred tries went to the windows of one lost video, which a minute of Oops! has more of."""
+    """2026-11: a hundred tries went to the windows of one lost video, which may have more."""
     for name, frames in ("a", 250), ("b", 9), ("c", 9):
         video(tmp_path / f"f/{name}.avi", frames)
     clips = Clips(load(tmp_path / "f"), 2, 2, 1, 16, starts=Every(1))
@@ -595,7 +607,10 @@ def test_a_lost_video_of_many_windows_does_not_end_the_run(tmp_path, monkeypatch
 
 
 def test_time_stride_goes_from_the_run_to_its_measurements(tmp_path):
-    """A run strides by time; its features do the same unless told otherwise; an older run, without such a field, goes by frames."""
+    """A run strides by time; its features do the same unless told otherwise.
+
+    An older run, without such a field, goes by frames.
+    """
     from memdpc.base.config import FeaturesConfig
     from memdpc.evaluation.features import strides
 

@@ -1,4 +1,4 @@
-"""The embedded dataset: what it is drawn from, that only motion tells its classes, and that its folder survives whatever happens to it."""
+"""The embedded dataset: how it is drawn, that only motion tells its classes, and its folder."""
 
 import errno
 import json
@@ -47,7 +47,7 @@ def small(tmp_path_factory):
 
 
 def test_render_is_a_pure_function_of_its_arguments():
-    """2026-11: a generator that is shared between videos makes them depend on the order in which they are drawn."""
+    """2026-11: with a shared generator, videos depend on the order in which they are drawn."""
     first = render("DashUp", 7, 2, 3)
     render("DriftLeft", 7, 2, 3)
     assert first.dtype == np.uint8 and first.shape == (FRAMES, SIDE, SIDE, 3)
@@ -90,7 +90,10 @@ def test_at_least_eight_actions_in_opposite_pairs():
 
 @pytest.fixture(scope="module")
 def drawn():
-    """(grey [V, T, H/4, W/4], labels [V], whether it tests [V]) of 384 videos; those that test are of other groups."""
+    """(grey [V, T, H/4, W/4], labels [V], whether it tests [V]) of 384 videos.
+
+    Those that test are of other groups.
+    """
     videos = [
         (action, 1, group, clip)
         for action in ACTIONS
@@ -121,7 +124,7 @@ def accuracy(features, labels, test):
 
 
 def motion(video):
-    """Of the pictures of a video shifted by each action's velocity, how much each resembles the next frame: [actions], without learning."""
+    """How well each action's velocity takes a video's frames to later ones: [actions]."""
     frames = video / video.mean((1, 2), keepdims=True)  # the lamp is divided away
     spectrum = np.fft.fft2(frames - frames.mean((1, 2), keepdims=True))
     correlation = np.fft.ifft2(
@@ -135,7 +138,7 @@ def motion(video):
 
 
 def test_only_motion_tells_the_class(drawn):
-    """Not a single frame, not its brightness. Chance is 0.125, and four standard deviations above it 0.24."""
+    """Not a single frame, not its brightness. Chance is 0.125; four deviations above it, 0.24."""
     grey, labels, test = drawn
     for frame in 0, FRAMES // 2, FRAMES - 1:
         assert accuracy(grey[:, frame], labels, test) < 0.24
@@ -150,7 +153,8 @@ def test_the_probe_on_single_frames_is_able_to_fail(drawn):
     """The test above, tested: where two classes have a mark in the corner, it is noticed."""
     grey, labels, test = drawn
     frame = grey[:, FRAMES // 2].copy()
-    frame[labels == 0, 0, 0], frame[labels == 1, 0, 1] = 255, 255
+    frame[labels == 0, 0, 0] = 255
+    frame[labels == 1, 0, 1] = 255
     assert accuracy(frame, labels, test) > 0.24
 
 
@@ -192,7 +196,7 @@ def test_files_show_what_was_rendered(small):
 
 
 def test_bytes_do_not_depend_on_processes(small, tmp_path):
-    """2026-11: encoders that use threads, and workers that share a generator, write other bytes each time."""
+    """2026-11: encoders with threads, and workers that share a generator, write other bytes."""
     again = write_shapes(tmp_path / "again", videos_per_class=5, seed=3, num_workers=3)
     assert contents(again) == contents(small)
     assert len(contents(small)) == 40 + 7 + 1
@@ -212,7 +216,8 @@ def test_a_second_call_does_nothing(small):
 
 def test_an_interrupted_folder_is_completed(small, tmp_path, monkeypatch):
     """Stopped in the midst of it, with a half-written file left by a kill, then called again."""
-    calls, write = [], shapes.write_video
+    calls = []
+    write = shapes.write_video
 
     def stop_after_ten(*args, **options):
         calls.append(args)
@@ -266,11 +271,12 @@ def test_absurd_sizes_are_refused_before_anything_is_written(arguments, said, tm
 
 def test_a_full_disk_is_a_plain_oserror_and_leaves_no_damage(small, tmp_path, monkeypatch):
     """Every file that is there is whole; with room again, the call goes on."""
-    synced, sync = [], os.fsync
+    synced = []
+    sync = os.fsync
 
     def full(file):
         synced.append(file)
-        if len(synced) > 20:
+        if len(synced) > 2 * 20:  # a file, and the folder that holds its name
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(file)
 
@@ -278,7 +284,8 @@ def test_a_full_disk_is_a_plain_oserror_and_leaves_no_damage(small, tmp_path, mo
     with pytest.raises(OSError, match="No space left"):
         write_shapes(tmp_path / "full", videos_per_class=5, seed=3)
     monkeypatch.undo()
-    partly, whole = contents(tmp_path / "full"), contents(small)
+    partly = contents(tmp_path / "full")
+    whole = contents(small)
     assert len(partly) == 20 and all(whole[name] == data for name, data in partly.items())
     assert contents(write_shapes(tmp_path / "full", videos_per_class=5, seed=3)) == whole
 
@@ -317,7 +324,10 @@ def test_a_mishap_is_a_pure_function_of_its_arguments():
 
 
 def test_lists_of_mishaps_agree():
-    """Names are unique, train and val apart, filtered lists within them, the fourth annotator asked about filtered validation videos alone."""
+    """Names are unique, train and val apart, and filtered lists within them.
+
+    The fourth annotator was asked about filtered validation videos alone.
+    """
     files = mishap_lists(32, seed=2)
     names = {name[:-4]: text.splitlines() for name, text in files.items() if name.endswith(".txt")}
     times, fourth = (

@@ -1,4 +1,4 @@
-"""Frames by index: the real clips, files made to be awkward, files that are no videos, and what writing leaves behind."""
+"""Frames by index: real clips, awkward files, files that are no videos, and what writing leaves."""
 
 import os
 import pickle
@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memdpc.base.errors import MemdpcError, VideoError
-from memdpc.data import video
+from memdpc.data import _decoding, _seeking, video
+from memdpc.data._clock import knots
 from memdpc.data.video import decoded_frames, open_video, probe, read_frames, write_video
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared/data/clips"
@@ -72,7 +73,7 @@ MADE = {
 
 
 def scene(num_frames=60, height=48, width=64, seed=0):
-    """Blocks of noise that slide, under a wave: every frame differs from every other. uint8 [T, H, W, 3]"""
+    """Blocks of noise slide under a wave, so that all frames differ: uint8 [T, H, W, 3]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     blocks = (
@@ -128,14 +129,15 @@ def plain(path):
 
 def decodings(monkeypatch):
     """A list that grows by one for each picture that is decoded from now on."""
-    count, plainly = [], video.decoded_frames
+    count = []
 
     def counted(*args):
-        for frame in plainly(*args):
+        for frame in decoded_frames(*args):
             count.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(video, "decoded_frames", counted)
+    for module in video, _seeking:
+        monkeypatch.setattr(module, "decoded_frames", counted)
     return count
 
 
@@ -201,7 +203,10 @@ def test_made_files(made, name):
 
 @pytest.mark.parametrize("name", ["open.mp4", "open.mkv", "open.hevc.mp4"])
 def test_open_gops_are_open(made, name):
-    """In an open GOP, pictures shown before the keyframe follow it in the file: reading by counting from the keyframe would be off."""
+    """In an open GOP, pictures shown before the keyframe follow it in the file.
+
+    Reading by counting from the keyframe would be off.
+    """
     path = made(name)
     leading = 0
     with open_video(path) as (container, stream):
@@ -243,13 +248,19 @@ def test_an_outdated_info_costs_time_but_no_frame(made, tmp_path):
 
 
 def test_keyframes_are_tried_not_believed(made, tmp_path):
-    """A keyframe after which other pictures come than from the start is none; nor is one that the container leads past."""
+    """No seek point where other pictures follow than from the start, or a seek leads past."""
     path = made("closed.mp4")
-    whole, (index, pts) = read_frames(path, range(60)), probe(path).seek_points[1]
-    sums = [video.check_sum(whole[index]), video.check_sum(whole[index + 1])]
-    assert list(video.try_seeks(path, {index: (pts, sums)}, (64, 48))) == [(index, pts)]
-    assert not list(video.try_seeks(path, {index: (pts, [sums[0], 0])}, (64, 48)))
-    assert not list(video.try_seeks(path, {index: (pts + 1, sums)}, (64, 48)))
+    whole = read_frames(path, range(60))
+    index, pts = probe(path).seek_points[1]
+    sums = [_seeking.check_sum(picture) for picture in whole[index : index + 2]]
+
+    def proven(timestamp, expected):
+        marks = {index: (timestamp, expected)}
+        return list(_seeking.proven_seek_points(path, marks, video.Scaler(shown=(64, 48))))
+
+    assert proven(pts, sums) == [(index, pts)]
+    assert not proven(pts, [sums[0], 0])
+    assert not proven(pts + 1, sums)
     liar = (
         tmp_path / "liar.mp4"
     )  # without its table of keyframes, an MP4 says that every packet is one
@@ -314,7 +325,10 @@ def test_rotation_flags(tmp_path, orientation):
 
 
 def test_crop_and_scale_agree_with_pillow(tmp_path):
-    """Within FFmpeg's approximations of Pillow's bilinear resize, at even and odd crops; a crop that is one pixel off is told apart."""
+    """As Pillow's bilinear resize, within FFmpeg's approximations, at even and odd crops.
+
+    A crop that is one pixel off is told apart.
+    """
     Image = pytest.importorskip("PIL.Image")
     y, x = np.mgrid[:120, :160]
     grey = np.repeat((127 + 100 * np.sin(x / 9) * np.cos(y / 7)).astype(np.uint8)[..., None], 3, 2)
@@ -327,30 +341,33 @@ def test_crop_and_scale_agree_with_pillow(tmp_path):
         (98, 3, 61, 61),
     ):
         ours = read_frames(path, [0], size=(64, 48), crop=(left, top, width, height))[0]
-
-        def decibels(x):
-            picture = Image.fromarray(whole[top : top + height, x : x + width]).resize(
-                (48, 64), Image.Resampling.BILINEAR
-            )
-            return 10 * np.log10(255**2 / np.mean((ours - np.asarray(picture, float)) ** 2))
-
-        assert decibels(left) > 40 and decibels(left + 1) < 36
+        decibels = []
+        for x in (left, left + 1):
+            part = Image.fromarray(whole[top : top + height, x : x + width])
+            theirs = np.asarray(part.resize((48, 64), Image.Resampling.BILINEAR), float)
+            decibels.append(10 * np.log10(255**2 / np.mean((ours - theirs) ** 2)))
+        assert decibels[0] > 40
+        assert decibels[1] < 36
 
 
 @settings(max_examples=200)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=80), st.integers(1, 60))
 def test_knots_pass_every_frame(steps, tolerance):
-    """Lines between the knots miss no time by more than the tolerance, in both directions of reading."""
+    """Lines between the knots miss no time by more than the tolerance."""
     times = np.cumsum([0, *steps]).tolist()
-    found = video.knots(times, tolerance)
+    found = knots(times, tolerance)
     assert found[0] == (0, 0) and found[-1] == (len(steps), times[-1]) and len(found) <= len(times)
     assert abs(np.interp(range(len(times)), *zip(*found)) - times).max() <= tolerance + 1e-6
-    assert len(video.knots(np.arange(50) * 7, 1)) == 2
+    assert len(knots(np.arange(50) * 7, 1)) == 2
 
 
 def test_times_are_kept_where_the_rate_is_not_constant(tmp_path):
-    """A dropped stretch, a jittering clock, a timer that rounds: constant rates need no knots, and every frame's time is right to a tenth of a frame."""
-    even, gap = np.arange(60) * 40, np.where(np.arange(60) < 30, 0, 1000) + np.arange(60) * 40
+    """A dropped stretch, a jittering clock, a timer that rounds.
+
+    Constant rates need no knots, and every frame's time is right to a tenth of a frame.
+    """
+    even = np.arange(60) * 40
+    gap = even + np.where(np.arange(60) < 30, 0, 1000)
     jitter = np.cumsum(np.random.default_rng(0).integers(5, 200, 60))
     for name, milliseconds, number in (
         ("even.mkv", even, 0),
@@ -374,7 +391,7 @@ def test_a_file_that_does_not_tell_its_rate_counts_as_25_a_second():
 
 
 def test_planes_and_mirrors(made):
-    """With a size, pictures lie in planes, agree with a conversion by Pillow's resize, and are mirrored to the bit."""
+    """With a size, pictures lie in planes, and are mirrored to the bit."""
     path = made("closed.mp4")
     small = read_frames(path, [7, 30], size=(24, 32), crop=(4, 2, 50, 40))
     assert small.shape == (2, 24, 32, 3) and small.transpose(0, 3, 1, 2).flags.c_contiguous
@@ -387,7 +404,10 @@ def test_planes_and_mirrors(made):
 
 @pytest.mark.parametrize("width", [48, 64, 100, 130, 200, 212])
 def test_planes_of_the_videos_own_size_are_whole(tmp_path, width):
-    """2026-11: at some widths FFmpeg's quick way to planes leaves the last columns of a picture that is not scaled as they were in memory."""
+    """2026-11: at some widths FFmpeg's quick way to planes leaves out an unscaled picture's end.
+
+    The last columns were as they had been in memory.
+    """
     y, x = np.mgrid[:96, :width]
     smooth = (127 + 100 * np.sin(x / 19 + y / 23))[..., None] + np.array([0, 10, -10])
     path = encode(
@@ -412,7 +432,7 @@ def test_one_frame(tmp_path):
 
 
 def test_pictures_that_change_size(tmp_path):
-    """Two streams glued together: all frames come in the size of the first, with and without info."""
+    """Two streams glued together: all frames come in the size of the first, with info or not."""
     parts = [
         encode(tmp_path / f"{size}.h264", "libx264", {"g": "12"}, frames=scene(20, *size))
         for size in ((48, 64), (96, 96))
@@ -428,13 +448,13 @@ def test_pictures_that_change_size(tmp_path):
 
 
 def test_pictures_that_grow_beyond_measure_in_mid_file(tmp_path, monkeypatch):
-    """2026-11: only the header's size was looked at; a decoder would have taken memory for whatever came later."""
+    """2026-11: only the header's size was checked; later pictures could be of any size."""
     parts = [
         encode(tmp_path / f"{size}.h264", "libx264", {"g": "12"}, frames=scene(20, *size))
         for size in ((48, 64), (96, 96))
     ]
     (tmp_path / "both.h264").write_bytes(b"".join(part.read_bytes() for part in parts))
-    monkeypatch.setattr(video, "MAX_PIXELS", 64 * 64)
+    monkeypatch.setattr(_decoding, "MAX_PIXELS", 64 * 64)
     info = probe(tmp_path / "both.h264")
     assert (
         info.frames == 20
@@ -456,22 +476,18 @@ def test_photographs_are_no_videos(tmp_path, suffix):
 
 
 def test_a_damaged_file_gives_what_decodes_without_seeking(tmp_path, capfd):
-    """2026-11: after a seek, a decoder patches damage with other pictures than it has when it comes from the start."""
-    whole, path, rng = (
-        encode(tmp_path / "whole.mp4", "libx264", {"x264-params": X264}),
-        tmp_path / "damaged.mp4",
-        np.random.default_rng(0),
-    )
+    """2026-11: after a seek, a decoder patches damage with other pictures than from the start."""
+    whole = encode(tmp_path / "whole.mp4", "libx264", {"x264-params": X264})
+    path = tmp_path / "damaged.mp4"
+    rng = np.random.default_rng(0)
     assert probe(whole).seek_points and probe(whole).damage == 0
     data = bytearray(whole.read_bytes())
-    with av.open(
-        str(whole)
-    ) as container:  # dirt in the second half of every packet that is large enough
+    with av.open(str(whole)) as container:
         for packet in container.demux(video=0):
-            if packet.size > 200 and packet.pts:
-                data[packet.pos + packet.size // 2 : packet.pos + packet.size] = rng.bytes(
-                    packet.size - packet.size // 2
-                )
+            if packet.size > 200 and packet.pts:  # dirt in its second half
+                middle = packet.pos + packet.size // 2
+                end = packet.pos + packet.size
+                data[middle:end] = rng.bytes(end - middle)
     path.write_bytes(data)
     info = probe(path)
     assert 30 < info.frames <= 60 and info.damage > 0 and not info.seek_points
@@ -492,7 +508,7 @@ def test_a_packet_that_does_not_decode_is_passed_over(made, tmp_path):
 
 
 def test_decoding_starts_no_threads(made):
-    """One decoding thread in each worker process: threads of its own would fight with the other workers'."""
+    """One decoding thread in each worker process: more would fight with the other workers'."""
     tasks = Path("/proc/self/task")
     if not tasks.exists():
         pytest.skip("threads are counted in /proc")
@@ -510,9 +526,10 @@ def test_decoding_starts_no_threads(made):
 
 def a_bad_file(folder, kind):
     path = folder / f"{kind}.mp4"
-    whole = lambda suffix: encode(
-        folder / f"whole{suffix}", "libx264", {}, frames=scene(20)
-    ).read_bytes()
+
+    def whole(suffix):
+        return encode(folder / f"whole{suffix}", "libx264", {}, frames=scene(20)).read_bytes()
+
     if kind == "missing":
         return path
     if kind == "folder":
@@ -547,7 +564,8 @@ def a_bad_file(folder, kind):
                 "text": lambda: b"Dear Sir or Madam\n" * 99,
                 "text.txt": lambda: b"Dear Sir or Madam\n" * 99,
                 "playlist": lambda: (
-                    b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
+                    b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n"
+                    b"#EXT-X-ENDLIST\n"
                 ),
                 "list": lambda: whole(".mp4") and b"ffconcat version 1.0\nfile 'whole.mp4'\n",
                 "cut to its header": lambda: whole(".mkv")[:700],
@@ -697,8 +715,11 @@ def test_what_cannot_be_read(made, asked, error):
     ],
 )
 def test_writing_is_deterministic(tmp_path, suffix, codec, options):
-    """2026-11: x264's macroblock tree reads memory that it never wrote. So two processes write, each with its own dirt in fresh memory
-    (glibc's MALLOC_PERTURB_); they also differ in time and ids."""
+    """2026-11: x264's macroblock tree reads memory that it never wrote.
+
+    So two processes write, each with its own dirt in fresh memory (glibc's MALLOC_PERTURB_); they
+    also differ in time and ids.
+    """
     np.save(tmp_path / "scene.npy", scene())
     script = (
         "import sys, numpy as np; from memdpc.data.video import write_video; "
@@ -734,7 +755,7 @@ def test_what_cannot_be_written(tmp_path, change, says):
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path):
-    """The system refuses to let the file grow: as on a full disk, some bytes are written and then no more."""
+    """The system stops the file from growing: as on a full disk, only some bytes are written."""
     resource = pytest.importorskip("resource")
     path = tmp_path / "x.mp4"
     write_video(path, scene(2))
@@ -749,7 +770,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path):
 
 
 def test_a_reader_keeps_the_file_that_it_opened(tmp_path):
-    """A file is replaced by another, never written into: a worker that reads it meanwhile reads the old one to its end."""
+    """A file is replaced, never written into: a worker that reads it gets the old one whole."""
     path = tmp_path / "x.mp4"
     write_video(path, scene())
     old = path.read_bytes()

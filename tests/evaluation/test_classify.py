@@ -26,11 +26,12 @@ from memdpc.evaluation.classify import (
     at_fraction,
     classify,
     few_labels,
-    parts,
+    labelled_and_test,
     predict,
     some_labels,
 )
-from memdpc.evaluation.features import load_model, sized_model
+from memdpc.evaluation.checkpoints import load_model, sized_model
+from memdpc.evaluation.checks import refuse_unused_fields, warn_of_training
 from memdpc.method.model import Classifier, MemDPC
 from memdpc.method.released import load_released_classifier
 from memdpc.training.processes import make_accelerator
@@ -160,7 +161,7 @@ def test_frozen_to_the_bit_and_finetuned_from_the_checkpoint(whole, tmp_path):
 def test_an_interrupted_run_goes_on_to_the_same_end(whole, tmp_path, monkeypatch, where):
     config = job(whole, tmp_path, epochs=2, dropout=0.5, checkpoint_every=2)
     expected = classify(replace(config, out=str(tmp_path / "other")))
-    honest, calls = (module.compute, []) if where == "training" else (module.test_classifier, [])
+    honest, calls = (module.classify_step, []) if where == "training" else (module.test_classifier, [])
 
     def interrupted(*args):
         calls.append(1)
@@ -169,7 +170,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(whole, tmp_path, monkeypatch
         return honest(*args)
 
     monkeypatch.setattr(
-        module, "compute" if where == "training" else "test_classifier", interrupted
+        module, "classify_step" if where == "training" else "test_classifier", interrupted
     )
     with pytest.raises(KeyboardInterrupt):
         classify(config)
@@ -186,7 +187,7 @@ def test_validation_groups_never_meet_training_groups(whole, tmp_path):
     for seed in range(5):
         config = job(whole, tmp_path, seed=seed, label_fraction=0.75, draw=seed)
         model, sizes = sized_model(config)
-        labelled, test, _ = parts(config, model, sizes)
+        labelled, test, _ = labelled_and_test(config, model, sizes)
         kept, held_out = hold_out(labelled, config.val_fraction, config.seed)
         groups = [{video.group for video in part.videos} for part in (kept, held_out, test)]
         assert all(groups) and not (
@@ -490,7 +491,7 @@ def test_what_a_run_says_beforehand(whole, tmp_path, caplog):
     )
     with pytest.raises(ConfigError, match="fill"):
         classify(config)  # of one labelled video of each class one is held out
-    module.forewarn(
+    warn_of_training(
         module.with_recipe(config),
         *(
             load_dataset("ucf101", whole, subset="train", progress=False).only(keep)
@@ -534,7 +535,7 @@ def test_fields_that_a_mode_ignores_are_refused(tmp_path):
         with pytest.raises(ConfigError, match=said):
             classify(replace(config, **wrong))
     for preset in CLASSIFY_PRESETS.values():
-        module.check_fields(replace(preset, mode="probe"))
+        refuse_unused_fields(replace(preset, mode="probe"))
 
 
 # ---- mistakes

@@ -1,4 +1,4 @@
-"""Features in parts: the same bits whatever kills them and however many processes share them, and nothing stale among them."""
+"""Features in shards: the same bits whatever kills them, however many processes share them."""
 
 import json
 import os
@@ -21,17 +21,12 @@ from memdpc.base.config import FeaturesConfig, RetrieveConfig
 from memdpc.base.errors import CheckpointError, ConfigError, TrainingError
 from memdpc.data.video import write_video
 from memdpc.evaluation import features as features_module
-from memdpc.evaluation.features import (
-    ARRAYS,
-    Features,
-    cut,
-    load_features,
-    load_model,
-    run_config,
-    save_features,
-    with_baselines,
-    write_features,
-)
+from memdpc.evaluation import arrays as arrays_module
+from memdpc.evaluation import shards as shards_module
+from memdpc.evaluation.arrays import ARRAYS, Features, load_features, save_features
+from memdpc.evaluation.checkpoints import fresh_model, load_model, run_config
+from memdpc.evaluation.features import measured_features, write_features
+from memdpc.evaluation.shards import cut_into_shards
 from memdpc.evaluation.retrieve import retrieve
 from memdpc.method.model import MemDPC
 
@@ -74,20 +69,24 @@ def same(a, b):
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 8))
-def test_parts_cover_every_video_once(counts, batch_size):
-    "Parts follow each other, none is empty, and none but a single video's has many more clips than sixteen batches."
+def test_shards_cover_every_video_once(counts, batch_size):
+    """They follow each other, none is empty, and none has many more clips than sixteen batches."""
     first = np.insert(np.cumsum(counts), 0, 0)
-    parts = cut(Counted(first), batch_size)
-    assert parts[0][0] == 0 and parts[-1][1] == len(counts)
-    assert all(a[1] == b[0] for a, b in zip(parts, parts[1:])) and all(a < b for a, b in parts)
-    assert all(first[b] - first[a] < 16 * batch_size + max(counts) for a, b in parts)
+    shards = cut_into_shards(Counted(first), batch_size)
+    assert shards[0].start == 0 and shards[-1].stop == len(counts)
+    assert all(a.stop == b.start for a, b in zip(shards, shards[1:]))
+    for shard in shards:
+        assert shard.start < shard.stop
+        clips = first[shard.stop] - first[shard.start]
+        assert clips < 16 * batch_size + max(counts)
 
 
 class Counted:
-    "As much of `Clips` as `cut` looks at."
+    """As much of `Clips` as `cut_into_shards` looks at."""
 
     def __init__(self, first):
-        self.first, self.videos = first, range(len(first) - 1)
+        self.first = first
+        self.videos = range(len(first) - 1)
 
     def __len__(self):
         return int(self.first[-1])
@@ -209,12 +208,12 @@ def test_parts_of_another_network_are_not_taken(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         dying(patch, 39)
         write_features(job(whole, tmp_path / "out", net))
-    left = [path.name for path in (tmp_path / "out").glob("parts-*")]
+    left = [path.name for path in (tmp_path / "out").glob("shards-*")]
     save(net, 1)
     with monkeypatch.context() as patch:
         seen = dying(patch, None)
         write_features(job(whole, tmp_path / "out", net))
-    assert len(left) == 1 and len(seen) == 52 and not list((tmp_path / "out").glob("parts-*"))
+    assert len(left) == 1 and len(seen) == 52 and not list((tmp_path / "out").glob("shards-*"))
     write_features(job(whole, tmp_path / "new", net))
     same(load_features(tmp_path / "out" / "train"), load_features(tmp_path / "new" / "train"))
 
@@ -258,12 +257,11 @@ def test_processes_on_two_disks_are_told(whole, tmp_path, monkeypatch):
             process_index=1,
             num_processes=2,
             is_main_process=False,
-            wait_for_everyone=lambda: None,
         )
 
     monkeypatch.setattr(features_module, "make_accelerator", second)
-    monkeypatch.setattr(features_module, "PATIENCE", 0)
-    with pytest.raises(features_module.TrainingError, match="out must be on a shared disk"):
+    monkeypatch.setattr(shards_module, "PATIENCE", 0)
+    with pytest.raises(TrainingError, match="out must be on a shared disk"):
         write_features(job(whole, tmp_path / "out", net))
     assert not (tmp_path / "out").exists()
 
@@ -282,13 +280,12 @@ def test_a_silent_partner_is_not_waited_for_for_ever(whole, tmp_path, monkeypatc
             process_index=0,
             num_processes=2,
             is_main_process=True,
-            wait_for_everyone=lambda: None,
         )
 
     with monkeypatch.context() as patch:
         patch.setattr(features_module, "make_accelerator", first)
-        patch.setattr(features_module, "STALLED", 0.1)
-        with pytest.raises(features_module.TrainingError, match="nothing new"):
+        patch.setattr(shards_module, "PATIENCE", 0.1)
+        with pytest.raises(TrainingError, match="shards are missing"):
             write_features(job(whole, tmp_path / "out", net))
     done = len(seen)
     write_features(job(whole, tmp_path / "out", net))
@@ -324,7 +321,7 @@ def test_another_kind_of_features_is_refused(small, tmp_path, capsys):
     fails(capsys, "retrieve", *words, "--k", 1, "--out", tmp_path / "b")
     assert (
         "pretrained"
-        not in with_baselines(
+        not in measured_features(
             RetrieveConfig(
                 **vars(
                     job(small, tmp_path / "a", "random", encoder="tiny", img_size=32, num_blocks=2)
@@ -344,7 +341,7 @@ def files(folder):
 def test_videos_in_out_are_not_touched(tmp_path, capsys, out, root):
     "Where a `train` of somebody else's lies, an origin.json beside it or not, features are refused; above, in and below a dataset they do no harm."
     data = tmp_path / "data"
-    for name in ("D/train/a", "D/train/b/c", "D/parts-old/a", "E/a", "F/train/a"):
+    for name in ("D/train/a", "D/train/b/c", "D/shards-old/a", "E/a", "F/train/a"):
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         write_video(data / f"{name}.mp4", drift(2, 1))
     (data / "F" / "origin.json").write_text(
@@ -391,7 +388,7 @@ def test_baselines_of_somebody_else_are_not_touched(small, tmp_path):
     mine.mkdir(parents=True)
     (mine / "labels.npy").write_text("mine")
     with pytest.raises(ConfigError, match="name another out"):
-        with_baselines(
+        measured_features(
             RetrieveConfig(**vars(job(small, tmp_path / "out", save(tmp_path / "net", 0))))
         )
     assert list(files(tmp_path / "out")) == [mine / "labels.npy"]
@@ -401,14 +398,14 @@ def test_only_parts_are_removed(small, tmp_path):
     "New weights write over the old arrays, and remove parts by their names alone; what else lies there stays."
     net, out = save(tmp_path / "net", 0), tmp_path / "out"
     write_features(job(small, out, net))
-    for name in ("parts-of-a-film", f"parts-{'0' * 16}", "notes"):
+    for name in ("shards-of-a-film", f"shards-{'0' * 16}", "notes"):
         (out / name / "x").mkdir(parents=True)
     save(net, 1)
     write_features(job(small, out, net))
     assert sorted(path.name for path in out.glob("[!.]*")) == [
         "notes",
         "origin.json",
-        "parts-of-a-film",
+        "shards-of-a-film",
         "test",
         "train",
     ]
@@ -416,7 +413,7 @@ def test_only_parts_are_removed(small, tmp_path):
     same(load_features(out / "train"), load_features(tmp_path / "new" / "train"))
 
 
-HOLDER = "import sys, time; from pathlib import Path; from memdpc.training.loop import hold_folder; held = hold_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+HOLDER = "import sys, time; from pathlib import Path; from memdpc.base.files import hold_folder; held = hold_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 
 
 def test_two_jobs_in_one_folder(small, tmp_path, monkeypatch):
@@ -431,7 +428,7 @@ def test_two_jobs_in_one_folder(small, tmp_path, monkeypatch):
         before = files(out)
         with pytest.raises(ConfigError, match="another process is at work"):
             write_features(job(small, out, net))
-        assert files(out) == before and list(out.glob("parts-*"))
+        assert files(out) == before and list(out.glob("shards-*"))
     finally:
         holder.kill(), holder.communicate()
     sizes = write_features(job(small, out, net))
@@ -446,9 +443,9 @@ def test_two_jobs_in_one_folder(small, tmp_path, monkeypatch):
 
 def test_one_process_waits_for_nobody(small, tmp_path, monkeypatch):
     "Parts that this process wrote and that are gone come from nobody else: a line, and at once."
-    monkeypatch.setattr(features_module, "compute_share", lambda *args: None)
+    monkeypatch.setattr(shards_module.Store, "compute", lambda *args: None)
     began = time.monotonic()
-    with pytest.raises(TrainingError, match="parts are missing"):
+    with pytest.raises(TrainingError, match="shards are missing"):
         write_features(job(small, tmp_path / "out", save(tmp_path / "net", 0)))
     assert time.monotonic() - began < 30
 
@@ -525,7 +522,7 @@ def test_a_full_disk_is_a_line(small, tmp_path, monkeypatch):
         raise OSError("64 requested and 0 written")
 
     config = job(small, tmp_path / "out", save(tmp_path / "net", 0))
-    monkeypatch.setattr(features_module.np, "save", full)
+    monkeypatch.setattr(arrays_module.np, "save", full)
     with pytest.raises(
         TrainingError,
         match=r"out.*cannot be written \(64 requested and 0 written; .* MB are free\)",
@@ -642,7 +639,7 @@ def test_two_processes_give_the_same_bits(whole, tmp_path):
         json.loads((tmp_path / "both" / "metrics.json").read_text())["retrieval"]
         == alone["retrieval"]
     )
-    for name, pair in with_baselines(config)[0].items():
+    for name, pair in measured_features(config)[0].items():
         for subset, features in zip(("train", "test"), pair):
             same(load_features(tmp_path / "both" / "features" / name / subset), features)
 
@@ -654,20 +651,20 @@ def test_kill_9(whole, tmp_path):
     write_features(job(whole, tmp_path / "peace", net))
     marked = None
     for kill in range(3):
-        had = len(list(out.glob("parts-*/*/0*")))
+        had = len(list(out.glob("shards-*/*/0*")))
         process = subprocess.Popen(
             command(sys.executable, "-m", "memdpc", *words_for(whole, out, net)),
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        while len(list(out.glob("parts-*/*/0*"))) == had and process.poll() is None:
+        while len(list(out.glob("shards-*/*/0*"))) == had and process.poll() is None:
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert not (out / "train" / "vectors.npy").exists()
         if marked is None:
-            marked = min(out.glob("parts-*/train/0*"))
+            marked = min(out.glob("shards-*/train/0*"))
             np.save(marked / "groups.npy", np.full(16, "marked"))
     done = subprocess.run(
         command(sys.executable, "-m", "memdpc", *words_for(whole, out, net)),

@@ -14,8 +14,10 @@ from memdpc.data.video import write_video
 from memdpc.data.videos import load_dataset
 from memdpc.evaluation import features as features_module
 from memdpc.evaluation.classify import classify, probe_accuracy
-from memdpc.evaluation.features import Features, load_features, with_baselines
-from memdpc.evaluation.retrieve import retrieve, verdict, verdict_table
+from memdpc.evaluation import shards as shards_module
+from memdpc.evaluation.arrays import Features, load_features
+from memdpc.evaluation.features import measured_features
+from memdpc.evaluation.retrieve import compare_representations, comparison_table, retrieve
 from memdpc.method.model import MemDPC
 
 CLASSES = "Left", "Right"
@@ -98,9 +100,9 @@ def test_known_answers_end_to_end(whole, tmp_path):
         "mean image",
         "single frame",
     ]
-    rows = verdict(config)
+    rows = compare_representations(config)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    lines = verdict_table(metrics).splitlines()
+    lines = comparison_table(metrics).splitlines()
     assert len(rows) == 10 and metrics["retrieval_r1"]["mean image"] == 1
     assert len(lines) == 8 and lines[-1].split() == ["chance"] + ["0.500"] * 4
     assert [line[:34].strip() for line in lines[2:-1]] == list(metrics["probe"])
@@ -115,9 +117,9 @@ def test_known_answers_end_to_end(whole, tmp_path):
 
 def counted(monkeypatch):
     "How often features of a part were computed."
-    calls, honest = [], features_module.compute_parts
+    calls, honest = [], shards_module.compute_shards
     monkeypatch.setattr(
-        features_module, "compute_parts", lambda *args: calls.append(args[-1]) or honest(*args)
+        shards_module, "compute_shards", lambda *args: calls.append(args[-1]) or honest(*args)
     )
     return calls
 
@@ -125,46 +127,46 @@ def counted(monkeypatch):
 def test_kept_features_are_those_of_these_weights_and_videos(whole, tmp_path, monkeypatch):
     calls, net = counted(monkeypatch), save(tmp_path / "net", 0)
     config = job(RetrieveConfig, whole, tmp_path, net)
-    first = with_baselines(config)[0]["pretrained"][0].blocks
-    assert np.array_equal(with_baselines(config)[0]["pretrained"][0].blocks, first) and calls == [
+    first = measured_features(config)[0]["pretrained"][0].blocks
+    assert np.array_equal(measured_features(config)[0]["pretrained"][0].blocks, first) and calls == [
         "train",
         "test",
     ]
     save(net, 1)  # the same folder, other weights
     assert (
-        not np.array_equal(with_baselines(config)[0]["pretrained"][0].blocks, first)
+        not np.array_equal(measured_features(config)[0]["pretrained"][0].blocks, first)
         and len(calls) == 4
     )
     root = shutil.copytree(whole, tmp_path / "moved")
-    with_baselines(job(RetrieveConfig, root, tmp_path, net))
+    measured_features(job(RetrieveConfig, root, tmp_path, net))
     write_video(
         root / "videos" / "Left" / "v_Left_g01_c01.mp4", drift(-2, 99)
     )  # the same name and length, another picture
-    with_baselines(job(RetrieveConfig, root, tmp_path, net))
+    measured_features(job(RetrieveConfig, root, tmp_path, net))
     assert len(calls) == 8
 
 
 def test_interrupted_features_never_pass_for_whole_ones(whole, tmp_path, monkeypatch):
     "Other weights are measured and interrupted after the first part: back at the first weights, nothing of it is taken."
-    net, honest = save(tmp_path / "net", 0), features_module.compute_parts
+    net, honest = save(tmp_path / "net", 0), shards_module.compute_shards
     config = job(RetrieveConfig, whole, tmp_path, net)
-    expected = with_baselines(config)[0]["pretrained"]
+    expected = measured_features(config)[0]["pretrained"]
 
     def interrupted(*args):
         if args[-1] == "test":
             raise KeyboardInterrupt
         return honest(*args)
 
-    monkeypatch.setattr(features_module, "compute_parts", interrupted)
+    monkeypatch.setattr(shards_module, "compute_shards", interrupted)
     save(net, 1)
     with pytest.raises(KeyboardInterrupt):
-        with_baselines(config)
-    monkeypatch.setattr(features_module, "compute_parts", honest)
+        measured_features(config)
+    monkeypatch.setattr(shards_module, "compute_shards", honest)
     save(net, 0)
-    for found, wanted in zip(with_baselines(config)[0]["pretrained"], expected):
+    for found, wanted in zip(measured_features(config)[0]["pretrained"], expected):
         assert np.array_equal(found.blocks, wanted.blocks)
     (tmp_path / "out" / "features" / "origin.json").write_text('{"made fr')  # cut short by a copy
-    assert with_baselines(config)[0].keys() >= {"pretrained"}
+    assert measured_features(config)[0].keys() >= {"pretrained"}
 
 
 def test_broken_video_is_dropped_not_mislabelled(whole, tmp_path):
@@ -173,14 +175,14 @@ def test_broken_video_is_dropped_not_mislabelled(whole, tmp_path):
     config = job(
         RetrieveConfig, root, tmp_path, "random", encoder="tiny", img_size=32, num_blocks=2
     )
-    before = with_baselines(config)[0]["mean image"][0]
+    before = measured_features(config)[0]["mean image"][0]
     number = 3  # the last of Left; Right's first would stand in its place
     file = root / load_dataset("ucf101", root, progress=False).videos[number].path
     status = os.stat(file)
     file.write_bytes(bytes(status.st_size))
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     shutil.rmtree(tmp_path / "out")
-    after = with_baselines(config)[0]["mean image"][0]
+    after = measured_features(config)[0]["mean image"][0]
     assert np.array_equal(after.labels, np.delete(before.labels, number)) and np.array_equal(
         after.groups, np.delete(before.groups, number)
     )
@@ -263,7 +265,7 @@ def released_file(path):
 def test_released_file_as_checkpoint(whole, tmp_path):
     path = tmp_path / "released.pth.tar"
     released_file(path)
-    features, _ = with_baselines(
+    features, _ = measured_features(
         job(RetrieveConfig, whole, tmp_path, path, img_size=32, num_blocks=2)
     )
     assert (

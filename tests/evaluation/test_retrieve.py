@@ -19,20 +19,20 @@ from test_runs import NOTEBOOK, papermill
 
 from memdpc.base.config import RetrieveConfig
 from memdpc.base.errors import ConfigError, DatasetError, TrainingError
-from memdpc.evaluation.features import Features, load_features
+from memdpc.evaluation.arrays import Features, load_features
 from memdpc.evaluation.retrieve import (
     SIGNS,
-    chances,
-    evenly,
-    hit,
+    chance_recalls,
+    compare_representations,
+    evenly_spaced,
+    first_hits,
+    hit_probability,
     nearest,
+    neighbour_strips,
     plot_retrieved,
     recalls,
     retrieve,
-    retrieved,
-    standings,
     strip_of,
-    verdict,
 )
 
 pytestmark = pytest.mark.trains
@@ -78,7 +78,7 @@ def test_agrees_with_a_full_sort(centre):
     assert recalls(train, test, k=KS, centre=centre) == pytest.approx(
         slowly(train, test, KS, centre), abs=1e-12
     )
-    assert (standings(train, test)[test.labels == 7] == (700, 0, 0)).all()
+    assert (first_hits(train, test)[test.labels == 7] == (700, 0, 0)).all()
 
 
 @given(
@@ -130,8 +130,8 @@ def test_ties_are_broken_at_random():
     rng = np.random.default_rng(3)
     for k in range(1, 12):
         drawn = [rng.permutation(8)[: max(0, k - 2)].min(initial=9) < 3 for _ in range(4000)]
-        assert hit(k, 2, 8, 3) == pytest.approx(np.mean(drawn), abs=0.03)
-    assert hit(1, 0, 1, 1) == 1 and hit(5, 5, 1, 1) == 0 and hit(50, 3, 0, 0) == 0
+        assert hit_probability(k, 2, 8, 3) == pytest.approx(np.mean(drawn), abs=0.03)
+    assert hit_probability(1, 0, 1, 1) == 1 and hit_probability(5, 5, 1, 1) == 0 and hit_probability(50, 3, 0, 0) == 0
 
 
 def test_features_that_say_nothing_give_chance():
@@ -139,10 +139,10 @@ def test_features_that_say_nothing_give_chance():
     test = features_of(np.full((6, 4), 0.3), [0, 1, 2, 3, 4, 5])
     train = features_of(np.full((36, 4), 0.3), labels)
     expected = np.mean([1 / 36, 2 / 36, 3 / 36, 10 / 36, 20 / 36, 0])
-    assert recalls(train, test, k=KS) == chances(train, test, KS) and chances(train, test, (1,))[
+    assert recalls(train, test, k=KS) == chance_recalls(train, test, KS) and chance_recalls(train, test, (1,))[
         1
     ] == pytest.approx(expected)
-    assert chances(train, test, (50,))[50] == pytest.approx(
+    assert chance_recalls(train, test, (50,))[50] == pytest.approx(
         5 / 6
     )  # all but the class that has no training video
 
@@ -187,15 +187,15 @@ def test_strips_are_of_the_videos_that_were_found(whole, tmp_path):
     from memdpc.evaluation.features import compute_features, mean_image, measured_clips
 
     clips = measured_clips(job(RetrieveConfig, whole, tmp_path, "random"), 5, 2, 32)
-    train, test = (compute_features({"pixels": mean_image}, part)["pixels"] for part in clips)
+    train, test = (compute_features({"pixels": mean_image}, part)["pixels"] for part in clips.values())
     fewer = Features(
         *(
             values[1:]
             for values in (train.blocks, train.context, train.labels, train.groups, train.paths)
         )
     )
-    assert evenly(test, 99).tolist() == [0, 1, 2, 3] and evenly(test, 2).tolist() == [0, 3]
-    strips, names, right = retrieved((fewer, test), clips, evenly(test), n=2)
+    assert evenly_spaced(test, 99).tolist() == [0, 1, 2, 3] and evenly_spaced(test, 2).tolist() == [0, 3]
+    strips, names, right = neighbour_strips((fewer, test), clips, evenly_spaced(test), n=2)
     assert right.all() and names == [["Left"] * 3] * 2 + [["Right"] * 3] * 2
     for row, ground in zip(strips, (30, 30, 200, 200)):
         for strip in row:
@@ -204,7 +204,7 @@ def test_strips_are_of_the_videos_that_were_found(whole, tmp_path):
     kept = file.read_bytes()
     file.write_bytes(bytes(len(kept)))
     with pytest.raises(DatasetError, match="cannot be read any more"):
-        strip_of(clips[1], test.paths[0])
+        strip_of(clips["test"], test.paths[0])
     file.write_bytes(kept)
 
 
@@ -261,8 +261,8 @@ def test_everything_is_in_metrics(whole, tmp_path):
     assert paths[0] == "videos/Left/v_Left_g03_c01.mp4"
 
 
-def test_verdict_and_retrieve_tell_one_story(whole, tmp_path):
-    "Classes of 4 and 1 training videos: chance is that of the counts; the verdict takes the config's protocol, and says it beside its figures."
+def test_comparison_and_retrieve_tell_one_story(whole, tmp_path):
+    "Classes of 4 and 1 training videos: chance is that of the counts; the comparison takes the config's protocol, and says it beside its figures."
     root = shutil.copytree(whole, tmp_path / "set")
     listed = root / "splits_classification" / "trainlist01.txt"
     listed.write_text("".join(line + "\n" for line in listed.read_text().splitlines()[:5]))
@@ -286,7 +286,7 @@ def test_verdict_and_retrieve_tell_one_story(whole, tmp_path):
         == before["retrieval"]["chance"]["R@1"]
         == pytest.approx((4 / 5 + 1 / 5) / 2)
     )
-    rows = verdict(job_of())
+    rows = compare_representations(job_of())
     after = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert after["retrieval_protocol"] == {"readout": "mean", "centre": True, "clips_per_video": 1}
     mean = {row["features"]: row["retrieval_r1"] for row in rows if row["readout"] == "mean"}
@@ -297,16 +297,16 @@ def test_verdict_and_retrieve_tell_one_story(whole, tmp_path):
     )
     uncentred = {
         row["features"]: row["retrieval_r1"]
-        for row in verdict(job_of(centre=False))
+        for row in compare_representations(job_of(centre=False))
         if row["readout"] == "std"
     }
     assert uncentred == before["retrieval_r1"]
     with pytest.raises(ConfigError, match="must be mean or std, got context"):
-        verdict(job_of(readout="context"))
+        compare_representations(job_of(readout="context"))
     blocks = tmp_path / "out" / "features" / "mean image" / "test" / "blocks.npy"
     np.save(blocks, np.load(blocks) * np.nan)
-    with pytest.raises(TrainingError, match="mean image: a feature is no number"):
-        verdict(job_of())
+    with pytest.raises(TrainingError, match="mean image: a feature is NaN or infinite"):
+        compare_representations(job_of())
 
 
 def test_mistakes_are_one_line(whole, tmp_path, capsys):
@@ -354,7 +354,7 @@ def test_mistakes_are_one_line(whole, tmp_path, capsys):
 LARGE = """
 import json, resource, sys, time
 import numpy as np
-from memdpc.evaluation.features import Features
+from memdpc.evaluation.arrays import Features
 from memdpc.evaluation.retrieve import recalls
 rng = np.random.default_rng(0)
 def features(count):

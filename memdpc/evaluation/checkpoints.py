@@ -1,0 +1,155 @@
+"""Networks to measure: of a run, a saved folder or a released file, or fresh weights."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from memdpc.base.config import FeaturesConfig
+from memdpc.base.errors import CheckpointError, ConfigError
+from memdpc.base.files import read_json
+from memdpc.method.model import MemDPC
+from memdpc.method.released import load_released
+
+PARTS = (
+    "encoder",
+    "predictor",
+    "loss",
+)  # of a network: names, or objects of one's own
+
+
+def load_model(checkpoint: str | Path, seed: int = 0, **sizes: Any) -> MemDPC:
+    """The network that `checkpoint` names, in eval mode.
+
+    Args:
+        checkpoint: a run, a checkpoint in it, a folder that `save_pretrained` wrote, a released
+            `.pth.tar`, or 'random' for fresh weights.
+        seed: of fresh weights; the caller's own random numbers are left alone.
+        sizes: arguments of `MemDPC` for fresh and released weights, which do not record them. A
+            saved network has its own: only the parts that it was built with as objects
+            (`encoder=`, `predictor=`, `loss=`) can be given again.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it does not fit.
+        ConfigError: sizes were given for a saved network.
+    """
+    if checkpoint == "random":
+        return _fresh(seed, sizes)
+    if is_released(checkpoint):
+        return load_released(Path(checkpoint), **sizes).float().eval()
+    parts = {name: sizes.pop(name) for name in PARTS if isinstance(sizes.get(name), nn.Module)}
+    if sizes:
+        names = ", ".join(sizes)
+        raise ConfigError(f"{checkpoint}: a saved network has its own sizes: leave out {names}")
+    return MemDPC.from_pretrained(str(checkpoint_folder(Path(checkpoint))), **parts)
+
+
+def fresh_model(model: MemDPC, seed: int = 0) -> MemDPC:
+    """A network like `model` with fresh weights, in eval mode: the baseline of every measurement.
+
+    Parts that are objects cannot be built again by name: they are copied, and every layer that has
+    `reset_parameters` starts anew.
+    """
+    if not any(str(model.sizes.get(name)).startswith("object:") for name in PARTS):
+        return _fresh(seed, model.sizes)
+    fresh = copy.deepcopy(model).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for module in fresh.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    return fresh.eval()
+
+
+def _fresh(seed: int, sizes: dict[str, Any]) -> MemDPC:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return MemDPC(**sizes).eval()
+
+
+def is_released(checkpoint: str | Path) -> bool:
+    """Whether `checkpoint` names a file in the format of the published weights."""
+    return str(checkpoint).endswith((".pth.tar", ".pth"))
+
+
+def checkpoint_folder(path: str | Path) -> Path:
+    """The folder with the weights: `path` itself, or the last checkpoint of the run at `path`."""
+    path = Path(path)
+    if (path / "model.safetensors").is_file():
+        return path
+    last = max((path / "checkpoints").glob("step-*"), default=None)
+    if last is None:
+        accepted = "a run, a folder with model.safetensors, a .pth.tar, or random"
+        raise CheckpointError(f"{path}: no checkpoint here ({accepted})")
+    return last
+
+
+def run_config(checkpoint: str | Path) -> dict[str, Any]:
+    """The config.json of the run that a checkpoint belongs to; {} where there is no run.
+
+    Raises `CheckpointError` where the file is damaged.
+    """
+    if checkpoint == "random":
+        return {}
+    path = Path(checkpoint).resolve()
+    for folder in (path, *path.parents[:2]):
+        file = folder / "config.json"
+        if (folder / "checkpoints").is_dir() and file.is_file():
+            return read_json(file, CheckpointError(f"{file}: damaged"))
+    return {}
+
+
+def given_sizes(config: Any) -> dict[str, int]:
+    """Those of `img_size` and `num_blocks` that a config sets."""
+    sizes = {
+        "img_size": config.img_size,
+        "num_blocks": config.num_blocks,
+    }
+    return {name: value for name, value in sizes.items() if value}
+
+
+def sized_model(config: Any, model: MemDPC | None = None) -> tuple[MemDPC, dict[str, int]]:
+    """The network of a job's config, and the `num_blocks` and `img_size` of the clips to show it.
+
+    Args:
+        config: with `checkpoint`, `encoder`, `img_size`, `num_blocks` and `seed`.
+        model: the network itself, where a job was handed one; `checkpoint` is then not looked at.
+    """
+    if model is None:
+        model = _named_model(config)
+    own = {"num_blocks": model.num_blocks, "img_size": model.img_size}
+    return model.eval(), own | given_sizes(config)
+
+
+def _named_model(config: Any) -> MemDPC:
+    if not config.checkpoint:
+        raise ConfigError("no checkpoint: name a run, a checkpoint, a released .pth.tar, or random")
+    fresh = config.checkpoint == "random"
+    if not fresh and not is_released(config.checkpoint):
+        return load_model(config.checkpoint)
+    sizes: dict[str, Any] = given_sizes(config)
+    if config.num_blocks:
+        # Of few blocks only few can be predicted.
+        sizes["pred_steps"] = min(3, config.num_blocks - 1)
+    if fresh:
+        sizes["encoder"] = config.encoder
+    return load_model(config.checkpoint, config.seed, **sizes)
+
+
+def strides(config: FeaturesConfig) -> dict[str, Any]:
+    """`frame_stride` and `time_stride` of a config; where it sets neither, its checkpoint's run's.
+
+    Without a run every third frame is used, as in the paper.
+    """
+    run = {}
+    if not (config.frame_stride or config.time_stride):
+        run = run_config(config.checkpoint)
+    return {
+        "frame_stride": config.frame_stride or run.get("frame_stride", 3),
+        "time_stride": config.time_stride or run.get("time_stride"),
+    }
+
+
+__all__ = ["load_model"]

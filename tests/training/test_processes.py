@@ -1,0 +1,174 @@
+"""Signals, readers and devices; what needs a process that is killed is in test_kills.py."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from toy_job import Numbers, toy
+
+from memdpc.base.errors import ConfigError, DatasetError, TrainingError
+from memdpc.training.processes import (
+    Interruption,
+    cores,
+    limit_threads,
+    make_accelerator,
+    make_loader,
+)
+
+pytestmark = pytest.mark.trains
+
+
+# ---- signals
+
+
+def test_a_second_signal_acts_as_ever():
+    with Interruption() as asked:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # a launcher passing the same wish on
+        assert asked.signum == signal.SIGINT
+        asked.since -= 2
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_slurms_warning_counts_as_sigterm():
+    with Interruption() as asked:
+        signal.raise_signal(signal.SIGUSR1)
+        assert asked.signum == signal.SIGTERM
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_signals_go_elsewhere_in_a_thread():
+    """A notebook server may run a job in a thread, which must not touch signals."""
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work():
+        with Interruption() as asked:
+            seen.append((asked.signum, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(0, before)]
+
+
+# ---- readers
+
+
+def test_a_reader_that_is_killed_ends_the_run_with_a_line(tmp_path):
+    def die(index):
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    said = "a process that reads videos died .*try fewer num_workers; last good checkpoint: none"
+    with pytest.raises(TrainingError, match=said):
+        toy(tmp_path, fault=die, num_workers=2)
+
+
+def test_an_error_of_a_reader_is_one_line(tmp_path):
+    def fail(index):
+        raise DatasetError("the/root: a hundred videos in a row cannot be read any more")
+
+    with pytest.raises(TrainingError) as raised:
+        toy(tmp_path, fault=fail, num_workers=1)
+    assert str(raised.value) == "the/root: a hundred videos in a row cannot be read any more"
+
+
+def read_under_fire(outcome):
+    """Loaders one after the other, while all processes are told to end, every few milliseconds.
+
+    The main process ignores it.
+    """
+    os.setpgid(0, 0)
+    main = os.getpid()
+    signal.signal(signal.SIGTERM, lambda *note: None)
+    if not os.fork():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while os.getppid() == main:
+            os.killpg(main, signal.SIGTERM) or time.sleep(0.005)
+        os._exit(0)
+    outcome.put(
+        sum(
+            len(batch["x"])
+            for _ in range(6)
+            for batch in make_loader(Numbers(), [[(0, 0), (0, 1)], [(0, 2)]], 2)
+        )
+    )
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows")
+def test_readers_outlive_a_signal_that_comes_as_they_are_born():
+    """So a queue ends its jobs: SIGTERM to each process. The main process alone decides."""
+    fork = multiprocessing.get_context("fork")
+    main = fork.Process(target=read_under_fire, args=(outcome := fork.Queue(),))
+    main.start()
+    try:
+        assert outcome.get(timeout=20) == 6 * 3
+    finally:
+        main.kill()
+
+
+LEFT_OVER = """
+import numpy, sys
+from memdpc.training.processes import make_loader
+class Items:
+    def __getitem__(self, key): return {"x": numpy.zeros(1)}
+loader = make_loader(Items(), [[0]] * 100, 2)
+batches = iter(loader)
+next(batches)
+loader.itself = loader, batches  # a cycle: no reference count ends the readers
+"""
+
+
+def test_a_program_ends_though_its_readers_ignore_sigterm():
+    """2026-11: Python ends its children by SIGTERM, and waits for them without end."""
+    done = subprocess.run([sys.executable, "-c", LEFT_OVER], timeout=100, capture_output=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_an_error_of_ones_own_is_not_taken_for_a_death(tmp_path):
+    """A RuntimeError of the network, while readers are at work, stays what it is."""
+
+    def fail(model, batch):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        toy(tmp_path, compute=fail, num_workers=2)
+
+
+# ---- devices
+
+
+def test_threads_leave_the_readers_their_cores(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        for num_workers in (0, 1, 1000):
+            limit_threads(num_workers)
+            assert torch.get_num_threads() == max(1, cores() - num_workers)
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        limit_threads(0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "tpu"])
+def test_a_device_that_is_not_there(device):
+    if (
+        device == "cuda"
+        and torch.cuda.is_available()
+        or device == "mps"
+        and torch.backends.mps.is_available()
+    ):
+        pytest.skip("it is there")
+    with pytest.raises(ConfigError, match=device):
+        make_accelerator(device)
