@@ -12,13 +12,13 @@ from memdpc.base.config import AtlasConfig
 from memdpc.base.errors import CheckpointError, ConfigError, DatasetError
 from memdpc.base.viz import as_text
 from memdpc.data.clips import Clips
-from memdpc.evaluation.features import (
+from memdpc.evaluation.checkpoints import (
     checkpoint_folder,
-    clips_of,
     load_model,
     run_config,
     sized_model,
 )
+from memdpc.evaluation.features import clips_of
 from memdpc.method.model import MemDPC
 from memdpc.training.processes import make_accelerator, make_loader, watched_workers
 

@@ -52,7 +52,7 @@ from ..data.augment import normalize_clips
 from ..method.model import MemDPC, Pretrained
 from ..training.processes import make_accelerator, make_loader, watched_workers
 from ..training.run import Run, write_results
-from .features import load_model, sized_model
+from .checkpoints import load_model, sized_model
 from .oops_finetune import finetune
 from .oops_labels import CLASSES, annotated_videos, fourth_annotator_times
 

@@ -27,7 +27,7 @@ from memdpc.evaluation.atlas import (
     survey_memory,
 )
 from memdpc.evaluation.atlas_data import some_clips, stage_models, training_clips
-from memdpc.evaluation.features import load_model, sized_model
+from memdpc.evaluation.checkpoints import load_model, sized_model
 from memdpc.method.model import MemDPC
 from memdpc.training.pretrain import pretrain
 from memdpc.training.run import Run

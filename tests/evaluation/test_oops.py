@@ -20,7 +20,7 @@ from memdpc.data.augment import normalize_clips
 from memdpc.data.mishaps import write_mishaps
 from memdpc.data.video import write_video
 from memdpc.data.videos import load_dataset
-from memdpc.evaluation.features import load_model
+from memdpc.evaluation.checkpoints import load_model
 from memdpc.evaluation.oops import (
     OopsClassifier,
     OopsHead,
