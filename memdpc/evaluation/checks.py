@@ -85,4 +85,4 @@ def warn_of_training(config: ClassifyConfig, labelled: VideoList, kept: VideoLis
         logger.info(message, epochs, config.epochs)
 
 
-__all__: list[str] = []
+__all__ = []

@@ -433,4 +433,4 @@ def _wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-__all__: list[str] = []
+__all__ = []

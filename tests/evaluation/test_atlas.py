@@ -1,4 +1,4 @@
-"""The atlas end to end on a tiny dataset and tiny networks: every kind of checkpoint, what a pass keeps, and what it says of what does not serve."""
+"""The atlas: every kind of checkpoint, what a pass keeps, and one line for every mistake."""
 
 import json
 import shutil
@@ -14,23 +14,20 @@ from test_runs import NOTEBOOK, papermill
 from memdpc.base.config import AtlasConfig, PretrainConfig
 from memdpc.base.errors import CheckpointError, ConfigError
 from memdpc.evaluation.atlas import (
-    Nearest,
-    Usage,
+    NearestBlocks,
+    SlotUsage,
     add_by_class,
     atlas,
     chance_agreement,
-    information,
-    labelings,
     map_addresses,
+    mutual_information,
     purity,
-    some_clips,
+    shuffled_labels,
     stage_addresses,
-    stage_models,
-    survey,
-    training_clips,
-    usage_figures,
+    survey_memory,
 )
-from memdpc.evaluation.features import load_model, sized_model
+from memdpc.evaluation.atlas_data import some_clips, stage_models, training_clips
+from memdpc.evaluation.checkpoints import load_model, sized_model
 from memdpc.method.model import MemDPC
 from memdpc.training.pretrain import pretrain
 from memdpc.training.run import Run
@@ -247,9 +244,10 @@ def test_batches_do_not_matter(whole, run, tmp_path):
     for size in (1, 3, 16):
         config = job(whole, tmp_path, run, batch_size=size)
         model, sizes = sized_model(config)
-        clips, labels, _ = training_clips(config, model.eval(), **sizes)
-        usage, sums, nearest, _ = survey(model, clips, labels, config)
-        address, read = stage_addresses({"now": model}, clips, some_clips(labels), config)
+        shown = training_clips(config, model.eval(), **sizes)
+        usage, sums, nearest, _ = survey_memory(model, shown, config)
+        chosen = some_clips(shown.labels)
+        address, read = stage_addresses({"now": model}, shown.clips, chosen, config)
         assert read.tolist() == list(range(8))
         found.append((usage.mean, sums, nearest.scores, address["now"]))
     for others in found[1:]:
@@ -261,14 +259,15 @@ def test_a_video_that_went_bad_is_left_out(whole, run, tmp_path):
     root = shutil.copytree(whole, tmp_path / "set")
     config = job(root, tmp_path, run)
     model, sizes = sized_model(config)
-    clips, labels, _ = training_clips(config, model.eval(), **sizes)
-    usage = survey(model, clips, labels, config)[0]
-    file = root / clips.videos.videos[3].path
+    shown = training_clips(config, model.eval(), **sizes)
+    usage = survey_memory(model, shown, config).usage
+    file = root / shown.clips.videos.videos[3].path
     file.write_bytes(bytes(file.stat().st_size))
-    less, sums, nearest, _ = survey(model, clips, labels, config)
+    less, sums, nearest, _ = survey_memory(model, shown, config)
     assert less.count == usage.count * 7 / 8 and sums[0].sum() == pytest.approx(7)
     assert 3 not in nearest.clips
-    assert 3 not in stage_addresses({"now": model}, clips, some_clips(labels), config)[1]
+    _, read = stage_addresses({"now": model}, shown.clips, some_clips(shown.labels), config)
+    assert 3 not in read
 
 
 def test_stages_lie_evenly_and_the_first_is_the_start(whole, run):
@@ -393,16 +392,20 @@ def test_notebook_refuses_what_is_no_parameter(tmp_path):
 def test_sums_are_those_of_all_addresses_at_once():
     address = torch.randn(60, 3, 40, 2, 2, generator=torch.manual_seed(0)).mul(3).softmax(2)
     labels = np.arange(60) % 5
-    usage, named, sums = Usage(40), labelings(labels, 4), torch.zeros(5, 5, 40, dtype=torch.float64)
+    usage, named, sums = (
+        SlotUsage(40),
+        shuffled_labels(labels, 4),
+        torch.zeros(5, 5, 40, dtype=torch.float64),
+    )
     for first in range(0, 60, 7):
         part = slice(first, first + 7)
         usage.add(address[part])
         add_by_class(sums, address[part].mean((1, 3, 4)), named[:, part])
     rows = address.movedim(2, -1).flatten(0, -2)
-    assert usage_figures(usage)["slots in an address"] == pytest.approx(
+    assert usage.summary()["slots in an address"] == pytest.approx(
         torch.special.entr(rows).sum(1).mean().exp().item(), rel=1e-4
     )
-    assert usage.leads.tolist() == torch.bincount(rows.argmax(1), minlength=40).tolist()
+    assert usage.led.tolist() == torch.bincount(rows.argmax(1), minlength=40).tolist()
     per_clip = address.mean((1, 3, 4)).double()
     for names, found in zip(named, sums):
         for label in range(5):
@@ -411,7 +414,7 @@ def test_sums_are_those_of_all_addresses_at_once():
             )
     joint = sums[0] / 60
     independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
-    assert information(sums)[0].item() == pytest.approx(
+    assert mutual_information(sums)[0].item() == pytest.approx(
         (joint * (joint / independent).log()).sum().item(), abs=1e-6
     )
 
@@ -422,7 +425,7 @@ def test_nearest_is_the_best_of_all_whatever_the_batches():
         torch.randn(50, 2, 6, 3, 2, generator=generator),
         torch.randn(9, 6, generator=generator),
     )
-    nearest = Nearest(slots, kept=4)
+    nearest = NearestBlocks(slots, kept=4)
     for first in range(0, 50, 3):
         nearest.add(features[first : first + 3], torch.arange(first, min(first + 3, 50)))
     cosine = torch.nn.functional.cosine_similarity(
@@ -437,7 +440,7 @@ def test_nearest_is_the_best_of_all_whatever_the_batches():
 
 
 def test_memory_of_a_pass_does_not_grow_with_clips():
-    nearest, usage = Nearest(torch.randn(64, 8)), Usage(64)
+    nearest, usage = NearestBlocks(torch.randn(64, 8)), SlotUsage(64)
     for first in range(0, 640, 64):
         nearest.add(torch.randn(64, 2, 8, 1, 1), torch.arange(first, first + 64))
         usage.add(torch.rand(64, 1, 64, 1, 1).softmax(2))

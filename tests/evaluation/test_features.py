@@ -20,14 +20,14 @@ from memdpc import cli
 from memdpc.base.config import FeaturesConfig, RetrieveConfig
 from memdpc.base.errors import CheckpointError, ConfigError, TrainingError
 from memdpc.data.video import write_video
-from memdpc.evaluation import features as features_module
 from memdpc.evaluation import arrays as arrays_module
+from memdpc.evaluation import features as features_module
 from memdpc.evaluation import shards as shards_module
 from memdpc.evaluation.arrays import ARRAYS, Features, load_features, save_features
-from memdpc.evaluation.checkpoints import fresh_model, load_model, run_config
+from memdpc.evaluation.checkpoints import load_model, run_config
 from memdpc.evaluation.features import measured_features, write_features
-from memdpc.evaluation.shards import cut_into_shards
 from memdpc.evaluation.retrieve import retrieve
+from memdpc.evaluation.shards import cut_into_shards
 from memdpc.method.model import MemDPC
 
 pytestmark = pytest.mark.trains
@@ -93,7 +93,8 @@ class Counted:
 
 
 def test_what_is_written(whole, tmp_path):
-    "Arrays, their index, and a vector a video; the second call computes nothing, another readout only changes the vectors."
+    """Arrays, their index, and a vector a video; the second call computes nothing, another
+    readout only changes the vectors."""
     net = save(tmp_path / "net", 0)
     sizes = {
         subset: dict(videos=videos, blocks=2, features=64)
@@ -159,7 +160,7 @@ def test_unlabelled_folder_has_a_training_part_only(tmp_path):
 
 
 def test_names_that_no_encoding_has(tmp_path):
-    "Files may be named by bytes that are no UTF-8, and by commas, quotes and line ends."
+    """Files may be named by bytes that are no UTF-8, and by commas, quotes and line ends."""
     names = np.array(["a\udcff.mp4", 'with, comma "and" quote.mp4', "two\nlines.mp4"])
     x = np.zeros((3, 2, 4), np.float32)
     save_features(
@@ -172,7 +173,7 @@ def test_names_that_no_encoding_has(tmp_path):
 
 
 def dying(monkeypatch, at):
-    "The job dies at its `at`-th batch."
+    """The job dies at its `at`-th batch."""
     honest, seen = features_module.network_features, []
 
     def network_features(*args):
@@ -185,8 +186,9 @@ def dying(monkeypatch, at):
     return seen
 
 
-def test_goes_on_with_the_missing_parts_alone(whole, tmp_path, monkeypatch):
-    "40 + 12 batches of one clip: parts of 16, 16, 8 and 12. Killed in the third, then in the fourth: 7 + 11 are lost."
+def test_goes_on_with_the_missing_shards_alone(whole, tmp_path, monkeypatch):
+    """40 + 12 batches of one clip: shards of 16, 16, 8 and 12. Killed in the third, then in the
+    fourth: 7 + 11 are lost."""
     net = save(tmp_path / "net", 0)
     write_features(job(whole, tmp_path / "peace", net))
     config = job(whole, tmp_path / "out", net)
@@ -202,8 +204,9 @@ def test_goes_on_with_the_missing_parts_alone(whole, tmp_path, monkeypatch):
         same(load_features(tmp_path / "out" / subset), load_features(tmp_path / "peace" / subset))
 
 
-def test_parts_of_another_network_are_not_taken(whole, tmp_path, monkeypatch):
-    "Killed, then other weights in the same folder: every batch is computed, and the stale parts are gone."
+def test_shards_of_another_network_are_not_taken(whole, tmp_path, monkeypatch):
+    """Killed, then other weights in the same folder: every batch is computed, and the stale
+    parts are gone."""
     net = save(tmp_path / "net", 0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         dying(patch, 39)
@@ -219,7 +222,7 @@ def test_parts_of_another_network_are_not_taken(whole, tmp_path, monkeypatch):
 
 
 def fails(capsys, *argv):
-    "The one line that a command ends with."
+    """The one line that a command ends with."""
     with pytest.raises(SystemExit) as stop:
         cli.main([str(word) for word in argv])
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("memdpc: ")]
@@ -248,7 +251,7 @@ def test_mistakes_are_one_line(whole, tmp_path, capsys):
 
 
 def test_processes_on_two_disks_are_told(whole, tmp_path, monkeypatch):
-    "A process that does not see what the main process has made says so, and computes nothing."
+    """A process that does not see what the main process has made says so, and computes nothing."""
     net, real = save(tmp_path / "net", 0), features_module.make_accelerator
 
     def second(device, **more):
@@ -267,7 +270,8 @@ def test_processes_on_two_disks_are_told(whole, tmp_path, monkeypatch):
 
 
 def test_a_silent_partner_is_not_waited_for_for_ever(whole, tmp_path, monkeypatch):
-    "Of two processes the second is dead: the first says so, and alone it goes on with the parts that are missing."
+    """Of two processes the second is dead: the first says so, and alone it goes on with the
+    parts that are missing."""
     net, real, seen = (
         save(tmp_path / "net", 0),
         features_module.make_accelerator,
@@ -293,7 +297,8 @@ def test_a_silent_partner_is_not_waited_for_for_ever(whole, tmp_path, monkeypatc
 
 
 def test_another_kind_of_features_is_refused(small, tmp_path, capsys):
-    "`features` into a folder of baselines, and the other way round, one killed at its beginning: one line, and nothing is touched."
+    """`features` into a folder of baselines, and the other way round, one killed at its
+    beginning: one line, and nothing is touched."""
     words = [
         "--root",
         small,
@@ -339,7 +344,8 @@ def files(folder):
     "out, root", [("D", "D/train"), ("D", "E"), ("F", "E"), ("D/train", "D/train"), ("E/b", "E")]
 )
 def test_videos_in_out_are_not_touched(tmp_path, capsys, out, root):
-    "Where a `train` of somebody else's lies, an origin.json beside it or not, features are refused; above, in and below a dataset they do no harm."
+    """Where a `train` of somebody else's lies, an origin.json beside it or not, features are
+    refused; above, in and below a dataset they do no harm."""
     data = tmp_path / "data"
     for name in ("D/train/a", "D/train/b/c", "D/shards-old/a", "E/a", "F/train/a"):
         (data / name).parent.mkdir(parents=True, exist_ok=True)
@@ -394,8 +400,9 @@ def test_baselines_of_somebody_else_are_not_touched(small, tmp_path):
     assert list(files(tmp_path / "out")) == [mine / "labels.npy"]
 
 
-def test_only_parts_are_removed(small, tmp_path):
-    "New weights write over the old arrays, and remove parts by their names alone; what else lies there stays."
+def test_only_shards_are_removed(small, tmp_path):
+    """New weights write over the old arrays, and remove shards by their names alone; what else
+    lies there stays."""
     net, out = save(tmp_path / "net", 0), tmp_path / "out"
     write_features(job(small, out, net))
     for name in ("shards-of-a-film", f"shards-{'0' * 16}", "notes"):
@@ -413,11 +420,21 @@ def test_only_parts_are_removed(small, tmp_path):
     same(load_features(out / "train"), load_features(tmp_path / "new" / "train"))
 
 
-HOLDER = "import sys, time; from pathlib import Path; from memdpc.base.files import hold_folder; held = hold_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+HOLDER = """
+import sys, time
+from pathlib import Path
+
+from memdpc.base.files import hold_folder
+
+held = hold_folder(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 def test_two_jobs_in_one_folder(small, tmp_path, monkeypatch):
-    "Where another process is at work a job is refused before it touches anything; whole features are read all the same."
+    """Where another process is at work a job is refused before it touches anything; whole
+    features are read all the same."""
     net, out = save(tmp_path / "net", 0), tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         dying(patch, 0)
@@ -442,7 +459,7 @@ def test_two_jobs_in_one_folder(small, tmp_path, monkeypatch):
 
 
 def test_one_process_waits_for_nobody(small, tmp_path, monkeypatch):
-    "Parts that this process wrote and that are gone come from nobody else: a line, and at once."
+    """Shards that this process wrote, and that are gone, come from nobody else: at once a line."""
     monkeypatch.setattr(shards_module.Store, "compute", lambda *args: None)
     began = time.monotonic()
     with pytest.raises(TrainingError, match="shards are missing"):
@@ -451,7 +468,8 @@ def test_one_process_waits_for_nobody(small, tmp_path, monkeypatch):
 
 
 def test_damaged_features(small, tmp_path):
-    "Each damage is a line that names the folder to remove; once it is removed, or gone by itself, the features are computed again."
+    """Each damage is a line that names the folder to remove; once it is removed, or gone by
+    itself, the features are computed again."""
     config, folder = (
         job(small, tmp_path / "out", save(tmp_path / "net", 0)),
         tmp_path / "out" / "train",
@@ -489,7 +507,8 @@ def test_damaged_features(small, tmp_path):
 
 
 def test_damaged_origin(small, tmp_path):
-    "Cut short it says nothing, and all is computed again; what is no origin of features may be somebody's."
+    """Cut short it says nothing, and all is computed again; what is no origin of features may
+    be somebody's."""
     config, origin = (
         job(small, tmp_path / "out", save(tmp_path / "net", 0)),
         tmp_path / "out" / "origin.json",
@@ -516,7 +535,7 @@ def test_damaged_origin(small, tmp_path):
 
 
 def test_a_full_disk_is_a_line(small, tmp_path, monkeypatch):
-    "NumPy's error of a full disk has neither number nor name."
+    """NumPy's error of a full disk has neither number nor name."""
 
     def full(*args, **more):
         raise OSError("64 requested and 0 written")
@@ -607,7 +626,7 @@ def words_for(root, out, net, batch_size=1):
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_bits(whole, tmp_path):
-    "Through torchrun: features of one network, and retrieval with all baselines."
+    """Through torchrun: features of one network, and retrieval with all baselines."""
     net = save(tmp_path / "net", 0)
     torchrun = [
         sys.executable,
@@ -646,11 +665,12 @@ def test_two_processes_give_the_same_bits(whole, tmp_path):
 
 @pytest.mark.slow
 def test_kill_9(whole, tmp_path):
-    "Killed as soon as a part is there, three times; a part that was whole is taken as it is (one is marked to show it)."
+    """Killed as soon as a shard is there, three times; a shard that was whole is taken as it is
+    (one is marked to show it)."""
     net, out = save(tmp_path / "net", 0), tmp_path / "out"
     write_features(job(whole, tmp_path / "peace", net))
     marked = None
-    for kill in range(3):
+    for _ in range(3):
         had = len(list(out.glob("shards-*/*/0*")))
         process = subprocess.Popen(
             command(sys.executable, "-m", "memdpc", *words_for(whole, out, net)),
@@ -682,7 +702,8 @@ def test_kill_9(whole, tmp_path):
 
 
 def released(path, **sizes):
-    "A released checkpoint's likeness from random weights: names, the doubled GRU weights, numpy's old module name."
+    """A released checkpoint's likeness from random weights: names, the doubled GRU weights,
+    numpy's old module name."""
     names = [
         ("forward_gru.", ("agg_f.cell_list.0.", "agg_f.ConvGRUCell_00.")),
         ("backward_gru.", ("agg_b.cell_list.0.", "agg_b.ConvGRUCell_00.")),
@@ -716,7 +737,8 @@ def released(path, **sizes):
 
 @pytest.mark.slow
 def test_released_kinetics_checkpoint_to_features_and_retrieval(whole, tmp_path):
-    "A ResNet-34 with 1024 slots, as the Kinetics-400 weights: one command each, nothing between. (Small pictures, to be quick.)"
+    """A ResNet-34 with 1024 slots, as the Kinetics-400 weights: one command each, nothing
+    between. (Small pictures, to be quick.)"""
     path = released(tmp_path / "k400.pth.tar", encoder="resnet34", mem_size=1024)
     small = [
         "--root",

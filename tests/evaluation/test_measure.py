@@ -1,4 +1,5 @@
-"""Measurements end to end on a tiny dataset of known answers, and what they say of data and files that do not serve."""
+"""Measurements end to end on a tiny dataset of known answers, and what they say of data and
+files that do not serve."""
 
 import json
 import os
@@ -13,9 +14,9 @@ from memdpc.base.errors import CheckpointError, ConfigError, DatasetError, Train
 from memdpc.data.video import write_video
 from memdpc.data.videos import load_dataset
 from memdpc.evaluation import features as features_module
-from memdpc.evaluation.classify import classify, probe_accuracy
 from memdpc.evaluation import shards as shards_module
 from memdpc.evaluation.arrays import Features, load_features
+from memdpc.evaluation.classify import classify, probe_accuracy
 from memdpc.evaluation.features import measured_features
 from memdpc.evaluation.retrieve import compare_representations, comparison_table, retrieve
 from memdpc.method.model import MemDPC
@@ -25,7 +26,8 @@ SIZES = dict(encoder="tiny", img_size=32, num_blocks=2, block_len=5, pred_steps=
 
 
 def drift(step, seed):
-    "uint8 [20, 32, 32, 3]: a square that moves by `step` pixels a frame, for Left over a dark ground, for Right over a bright one."
+    """uint8 [20, 32, 32, 3]: a square that moves by `step` pixels a frame, for Left over a dark
+    ground, for Right over a bright one."""
     rng = np.random.default_rng(seed)
     clip = np.full((20, 32, 32, 3), 30 if step < 0 else 200, np.uint8)
     x, y = rng.integers(32, size=2)
@@ -35,7 +37,7 @@ def drift(step, seed):
 
 
 def make(root, train=4, test=2, classes=CLASSES):
-    "A dataset in UCF101's layout: `train` and `test` videos of each class, two to a group."
+    """A dataset in UCF101's layout: `train` and `test` videos of each class, two to a group."""
     lists = {"train": [], "test": []}
     for label, name in enumerate(classes):
         (root / "videos" / name).mkdir(parents=True)
@@ -64,7 +66,7 @@ def whole(tmp_path_factory):
 
 
 def save(folder, seed):
-    "A network's weights in a folder, as `from_pretrained` reads them."
+    """A network's weights in a folder, as `from_pretrained` reads them."""
     torch.manual_seed(seed)
     MemDPC(**SIZES).save_pretrained(folder)
     return folder
@@ -85,7 +87,8 @@ def job(kind, root, tmp_path, checkpoint, **more):
 
 
 def test_known_answers_end_to_end(whole, tmp_path):
-    "The ground's brightness tells the class, so pixels must find it; metrics.json holds both measurements and the table."
+    """The ground's brightness tells the class, so pixels must find it; metrics.json holds both
+    measurements and the table."""
     config = job(RetrieveConfig, whole, tmp_path, save(tmp_path / "net", 0))
     assert retrieve(config)["retrieval_r1"]["mean image"] == 1
     probed = classify(job(ClassifyConfig, whole, tmp_path, tmp_path / "net"))
@@ -116,7 +119,7 @@ def test_known_answers_end_to_end(whole, tmp_path):
 
 
 def counted(monkeypatch):
-    "How often features of a part were computed."
+    """How often features of a part were computed."""
     calls, honest = [], shards_module.compute_shards
     monkeypatch.setattr(
         shards_module, "compute_shards", lambda *args: calls.append(args[-1]) or honest(*args)
@@ -128,7 +131,9 @@ def test_kept_features_are_those_of_these_weights_and_videos(whole, tmp_path, mo
     calls, net = counted(monkeypatch), save(tmp_path / "net", 0)
     config = job(RetrieveConfig, whole, tmp_path, net)
     first = measured_features(config)[0]["pretrained"][0].blocks
-    assert np.array_equal(measured_features(config)[0]["pretrained"][0].blocks, first) and calls == [
+    assert np.array_equal(
+        measured_features(config)[0]["pretrained"][0].blocks, first
+    ) and calls == [
         "train",
         "test",
     ]
@@ -147,7 +152,8 @@ def test_kept_features_are_those_of_these_weights_and_videos(whole, tmp_path, mo
 
 
 def test_interrupted_features_never_pass_for_whole_ones(whole, tmp_path, monkeypatch):
-    "Other weights are measured and interrupted after the first part: back at the first weights, nothing of it is taken."
+    """Other weights are measured and interrupted after the first part: back at the first
+    weights, nothing of it is taken."""
     net, honest = save(tmp_path / "net", 0), shards_module.compute_shards
     config = job(RetrieveConfig, whole, tmp_path, net)
     expected = measured_features(config)[0]["pretrained"]
@@ -170,7 +176,8 @@ def test_interrupted_features_never_pass_for_whole_ones(whole, tmp_path, monkeyp
 
 
 def test_broken_video_is_dropped_not_mislabelled(whole, tmp_path):
-    "A video that went bad unnoticed (same size, same time) leaves its place; the others keep their own features and labels."
+    """A video that went bad unnoticed (same size, same time) leaves its place; the others keep
+    their own features and labels."""
     root = shutil.copytree(whole, tmp_path / "set")
     config = job(
         RetrieveConfig, root, tmp_path, "random", encoder="tiny", img_size=32, num_blocks=2
@@ -213,7 +220,7 @@ def test_sets_without_classes_or_with_one_are_refused(whole, tmp_path):
 
 
 def test_smallest_set_and_a_class_that_is_not_tested(tmp_path):
-    "One training video of each class, and no test video of one of them."
+    """One training video of each class, and no test video of one of them."""
     root = make(tmp_path / "set", 1, 1)
     tests = root / "splits_classification" / "testlist01.txt"
     tests.write_text(tests.read_text().splitlines()[0] + "\n")
@@ -243,7 +250,7 @@ def test_probe_with_too_few_groups_to_hold_out():
 
 
 def released_file(path):
-    "A `.pth.tar` in the released format: the weights of a ResNet-18, in float64."
+    """A `.pth.tar` in the released format: the weights of a ResNet-18, in float64."""
     entries = {}
     names = [
         (r"forward_gru.", "agg_f.cell_list.0."),

@@ -1,4 +1,4 @@
-"""Unintentional action: the labels by hand, windows, what a prediction may see, official trees, and annotations that do not serve."""
+"""Unintentional action: labels, windows, what a prediction may see, annotations good and bad."""
 
 import csv
 import json
@@ -20,40 +20,42 @@ from memdpc.data.augment import normalize_clips
 from memdpc.data.mishaps import write_mishaps
 from memdpc.data.video import write_video
 from memdpc.data.videos import load_dataset
-from memdpc.evaluation.features import load_model
+from memdpc.evaluation.checkpoints import load_model
 from memdpc.evaluation.oops import (
-    PER_BLOCK,
-    STEP,
-    Head,
     OopsClassifier,
-    OversampledBatches,
-    Sliding,
+    OopsHead,
     Steps,
-    Targets,
-    annotated_videos,
-    average_moments,
+    annotator_rows,
+    average_over_windows,
     blind_rows,
     class_measures,
-    class_weights,
-    compute_step,
-    confusion_matrix,
-    failure_time,
-    found_time,
-    held_out_times,
-    human_rows,
-    judged,
-    label_moments,
-    labelled,
+    collect_parts,
     linear_rows,
-    measured,
-    moments_of,
+    most_likely_time,
     oops,
-    oversampled,
+    score_row,
     step_features,
-    table,
     time_measures,
-    untrained_row,
-    windows,
+)
+from memdpc.evaluation.oops_finetune import classification_step
+from memdpc.evaluation.oops_labels import (
+    annotated_videos,
+    failure_time,
+    fourth_annotator_times,
+    label_moments,
+    label_videos,
+)
+from memdpc.evaluation.oops_windows import (
+    MOMENT,
+    MOMENTS_PER_BLOCK,
+    OversampledBatches,
+    SlidingWindows,
+    WindowTargets,
+    class_weights,
+    draw_steps,
+    moments_of,
+    scored_steps,
+    window_steps,
 )
 from memdpc.method.model import MemDPC
 
@@ -144,7 +146,7 @@ def test_readings(times, length, memdpc, official):
 
 def test_labels_clip_by_clip():
     "A video of 4 s, clips of 1 s (their last frame 0.8 s after the first) every 0.25 s."
-    starts = np.arange(13) * STEP
+    starts = np.arange(13) * MOMENT
 
     def said(when):
         return "".join("ITU"[label] for label in label_moments(starts, starts + 0.8, when))
@@ -167,28 +169,28 @@ def test_labels_clip_by_clip():
     "count,num_blocks", [(1, 3), (3, 3), (4, 2), (9, 3), (10, 3), (37, 6), (22, 6)]
 )
 def test_every_moment_is_in_a_window_and_steps_are_a_second_apart(count, num_blocks):
-    steps = windows(count, num_blocks)
+    steps = window_steps(count, num_blocks)
     assert set(steps[steps >= 0]) == set(range(count)) and steps.shape[1] == num_blocks
     for row in steps:
         real = row[row >= 0]
-        assert (np.diff(real) == PER_BLOCK).all() and (row[len(real) :] == -1).all()
-    seen = steps[judged(steps)]
+        assert (np.diff(real) == MOMENTS_PER_BLOCK).all() and (row[len(real) :] == -1).all()
+    seen = steps[scored_steps(steps)]
     assert set(seen) == set(range(count))  # each is judged somewhere
-    assert not (judged(steps)[:, 0] & (steps[:, 0] >= PER_BLOCK)).any()
+    assert not (scored_steps(steps)[:, 0] & (steps[:, 0] >= MOMENTS_PER_BLOCK)).any()
 
 
 def test_moving_average_equals_a_slow_loop():
     rng = np.random.default_rng(0)
     parts = []
     for video, count in enumerate((11, 4, 30)):
-        steps = windows(count, 3)
-        moment = steps[judged(steps)]
+        steps = window_steps(count, 3)
+        moment = steps[scored_steps(steps)]
         parts.append((np.full(len(moment), video), moment, moment % 3))
     video, moment, label = map(np.concatenate, zip(*parts))
     scores = rng.random((len(video), 3))
     scores[::7] = np.nan
     nothing = np.zeros(len(video))
-    timelines = average_moments(
+    timelines = average_over_windows(
         Steps(nothing, nothing, nothing, nothing, video, moment, label), scores
     )
     assert [len(t.label) for t in timelines] == [11, 4, 30]
@@ -206,7 +208,7 @@ def test_moving_average_equals_a_slow_loop():
 def test_a_time_is_judged_by_the_blocks_that_hold_it():
     scores = np.zeros(20)
     scores[9:13] = 1  # blocks beginning at 2.25 to 3 s: all hold 3.0 s, and no other time
-    assert found_time(scores) == 3.0
+    assert most_likely_time(scores) == 3.0
 
 
 # ---- what a prediction may see
@@ -220,8 +222,8 @@ def test_prediction_sees_nothing_of_its_own_block_or_later():
     steps, _, before, _ = step_features(model, blocks, 4)
     for t in 1, 2, 3:
         changed = blocks.clone()
-        changed[PER_BLOCK * t :] = torch.randint(
-            0, 256, changed[PER_BLOCK * t :].shape, dtype=torch.uint8
+        changed[MOMENTS_PER_BLOCK * t :] = torch.randint(
+            0, 256, changed[MOMENTS_PER_BLOCK * t :].shape, dtype=torch.uint8
         )
         after = step_features(model, changed, 4)[2]
         assert torch.equal(before[0, 1 : t + 1], after[0, 1 : t + 1])
@@ -248,7 +250,7 @@ def test_padded_steps_change_nothing():
 @pytest.mark.parametrize("share", [0.1, 1 / 3, 0.6])
 def test_oversampling_gives_the_stated_share(share):
     labels = np.repeat([0, 1, 2], [400, 100, 500])
-    drawn = labels[oversampled(labels, share, 100_000, np.random.default_rng(0))]
+    drawn = labels[draw_steps(labels, share, 100_000, np.random.default_rng(0))]
     shares = np.bincount(drawn) / len(drawn)
     np.testing.assert_allclose(
         shares, [(1 - share) * 4 / 9, share, (1 - share) * 5 / 9], atol=0.006
@@ -268,38 +270,39 @@ def test_oversampling_gives_the_stated_share(share):
 
 
 def test_targets_are_the_steps_of_windows(root):
-    videos, whens, _ = labelled(load_dataset("oops", root, progress=False))
-    targets = Targets(videos, whens, 3, 5, 32)
+    labelled, _ = label_videos(load_dataset("oops", root, progress=False))
+    videos, failures = labelled
+    targets = WindowTargets(videos, failures, 3, 5, 32)
     assert len(targets.clips) == sum(
-        len(windows(count, 3)) for count in moments_of(videos, 32).counts()
+        len(window_steps(count, 3)) for count in moments_of(videos, 32).counts()
     )
     item = targets[0, 17]
     window, step = targets.places[17]
     number, which = targets.clips.locate(window)
     assert (
-        item["start"] == which * STEP
+        item["start"] == which * MOMENT
         and item["valid"][step]
         and item["clip"].shape == (3, 3, 5, 32, 32)
     )
     start = item["start"] + step
-    assert item["target"] == label_moments(start, start + 0.8, whens[number])
-    assert isinstance(targets.clips.starts, Sliding)
+    assert item["target"] == label_moments([start], [start + 0.8], failures[number])[0]
+    assert isinstance(targets.clips.starts, SlidingWindows)
 
 
 # ---- measures
 
 
 def test_measures_by_hand():
-    labels, said = [0] * 4 + [1] * 2 + [2] * 4, [0, 0, 0, 2, 1, 2, 2, 2, 0, 0]
-    confusion = confusion_matrix(labels, said)
-    assert confusion.tolist() == [[3, 0, 1], [0, 1, 1], [2, 0, 2]]
-    measures = class_measures(confusion)
+    labels = [0] * 4 + [1] * 2 + [2] * 4
+    predicted = [0, 0, 0, 2, 1, 2, 2, 2, 0, 0]
+    measures = class_measures(labels, predicted)
     assert measures["accuracy"] == 0.6 and measures["balanced_accuracy"] == pytest.approx(
         (0.75 + 0.5 + 0.5) / 3
     )
     assert (
-        class_measures(confusion_matrix([0, 2], [0, 0]))["balanced_accuracy"] == 0.5
+        class_measures([0, 2], [0, 0])["balanced_accuracy"] == 0.5
     )  # a class that does not occur does not count
+    assert class_measures([0, 2], [0, 1])["recall_transition"] is None
     found = time_measures(
         [2.0, 5.0, 1.0, math.nan], [(2.2, -1, 4), (2, 2, 2), (-1, -1, -1), (1, 1, 1)]
     )
@@ -327,7 +330,8 @@ def test_where_no_test_video_fails_there_is_nothing_to_find():
     assert all(
         row[name] is None for row in rows for name in ("within_0.25", "within_1", "median_error")
     )
-    assert "chance" in table(rows)
+    assert [row["name"] for row in rows] == ["always 'unintentional'", "chance"]
+    assert rows[1]["confusion"] == [[5 / 3] * 3, [0] * 3, [0] * 3]
 
 
 def test_every_weight_that_is_trained_gets_a_gradient():
@@ -343,7 +347,7 @@ def test_every_weight_that_is_trained_gets_a_gradient():
 
 
 def test_head_takes_unknown_for_the_mean():
-    head = Head(4)
+    head = OopsHead(4)
     head.standardise(np.array([[1, 2, 3, 4], [3, 2, 1, 0], [1, 1, np.nan, 1]], np.float32))
     known = head(torch.tensor([[5.0, 5.0]]), torch.tensor([[2.0, 2.0]]))
     torch.testing.assert_close(
@@ -389,15 +393,14 @@ def test_end_to_end(root, net, tmp_path):
         for name, row in rows.items()
         if "annotator" not in name
     )
-    assert (
-        json.loads((tmp_path / "out/metrics.json").read_text()) == result
-        and len(table(result["oops"]).splitlines()) == len(rows) + 1
-    )
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == result and len(
+        result["oops"]
+    ) == len(rows)
 
 
 @pytest.mark.slow
 def test_finetuned_stopped_and_resumed(root, net, tmp_path, monkeypatch):
-    "Stopped at its second step, then resumed: the same classifier to the bit; a finished run is measured again, not trained again."
+    "Stopped and resumed: the same classifier to the bit; a finished run is not trained again."
 
     def finetuned(out, **more):
         return oops(
@@ -420,9 +423,9 @@ def test_finetuned_stopped_and_resumed(root, net, tmp_path, monkeypatch):
         seen.append(batch["target"].tolist())
         if len(seen) == 2:
             signal.raise_signal(signal.SIGINT)
-        return compute_step(model, batch)
+        return classification_step(model, batch)
 
-    monkeypatch.setattr("memdpc.evaluation.oops.compute_step", interrupting)
+    monkeypatch.setattr("memdpc.evaluation.oops_finetune.classification_step", interrupting)
     with pytest.raises(Stopped):
         finetuned("parts")
     with pytest.raises(MemdpcError, match="holds a run already"):
@@ -567,7 +570,7 @@ def annotations(root):
 
 
 def test_what_is_missing_or_does_not_fit_is_counted_and_listed(own, net, tmp_path, caplog):
-    "Annotations without a video, a video without annotations, all three at -1, times outside the video."
+    "Annotations without a video, and the reverse; all three at -1; times outside the video."
     path = annotations(own) / "transition_times.json"
     times = json.loads(path.read_text())
     train = sorted(
@@ -600,9 +603,10 @@ def test_what_is_missing_or_does_not_fit_is_counted_and_listed(own, net, tmp_pat
     ):
         assert reason in said, reason
     videos = load_dataset("oops", own, progress=False)
-    kept, whens, out = labelled(videos)
-    assert math.inf in [when for video, when in zip(kept.videos, whens) if nobody in video.path]
-    assert any(nobody in path for path, _ in labelled(videos, "oops")[2])
+    (kept, failures), _ = label_videos(videos)
+    failure_of = {video.path: failure for video, failure in zip(kept.videos, failures)}
+    assert [failure_of[path] for path in failure_of if nobody in path] == [math.inf]
+    assert any(nobody in path for path, _ in label_videos(videos, "oops")[1])
 
 
 def test_one_line_for_annotations_that_cannot_be_read(own, net, tmp_path, capsys):
@@ -635,7 +639,7 @@ def test_names_in_another_normal_form(own, net, tmp_path):
         and counts["train_labelled"] == 20
         and not counts["train_skipped"]
     )
-    assert any(held_out_times(job(own, tmp_path, net), parts["test"][0]))
+    assert any(fourth_annotator_times(job(own, tmp_path, net), parts["test"][0]))
 
 
 @pytest.mark.slow
@@ -662,12 +666,12 @@ def test_a_slice_of_the_study_again(tmp_path):
     )
     parts, _ = annotated_videos(config)
     times = [video.transitions for video in parts["test"][0].videos]
-    steps = measured(config, load_model("random", 3, **sizes), sizes, parts, "cpu")
+    steps = collect_parts(config, load_model("random", 3, **sizes), sizes, parts, "cpu")
     rows = [
         *linear_rows(config, "random", steps, times, ("z and predicted z",))[0],
-        untrained_row("motion, untrained", steps["test"], steps["test"].motion, times),
+        score_row("motion, untrained", steps["test"], steps["test"].motion, times),
         *blind_rows(steps["test"], times),
-        *human_rows(steps["test"], held_out_times(config, parts["test"][0]), times),
+        *annotator_rows(steps["test"], fourth_annotator_times(config, parts["test"][0]), times),
     ]
     for row in rows:
         for measure in ("balanced_accuracy", "accuracy", "within_1"):

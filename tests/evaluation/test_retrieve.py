@@ -1,4 +1,5 @@
-"""Nearest neighbours: known answers, ties, orders, sizes; Figure S2; the command and what it refuses; a hundred thousand videos."""
+"""Nearest neighbours: known answers, ties, orders, sizes; Figure S2; the command and what it
+refuses; a hundred thousand videos."""
 
 import json
 import os
@@ -56,7 +57,8 @@ def features_of(x, labels):
 
 
 def slowly(train, test, k, centre):
-    "R@k in float64 by a full sort; where ties matter, the mean over many drawn orders is what is meant."
+    """R@k in float64 by a full sort; where ties matter, the mean over many drawn orders is what
+    is meant."""
     x, y = (
         part.blocks[:, 0].astype(float) - (train.blocks[:, 0].mean(0, dtype=float) if centre else 0)
         for part in (train, test)
@@ -68,7 +70,8 @@ def slowly(train, test, k, centre):
 
 @pytest.mark.parametrize("centre", [True, False])
 def test_agrees_with_a_full_sort(centre):
-    "More queries than one chunk, features of very different sizes, classes of very different frequency, one of them not in the gallery."
+    """More queries than one chunk, features of very different sizes, classes of very different
+    frequency, one of them not in the gallery."""
     rng = np.random.default_rng(0)
     train = features_of(
         rng.normal(size=(700, 24)) * 10.0 ** rng.uniform(-3, 3, (700, 1)),
@@ -88,7 +91,8 @@ def test_agrees_with_a_full_sort(centre):
     st.booleans(),
 )
 def test_order_of_the_gallery_means_nothing(x, labels, order, centre):
-    "Whole numbers: many doubles, many ties, zero vectors. R@k is the same in every order; so are neighbours, but for numbering and equals."
+    """Whole numbers: many doubles, many ties, zero vectors. R@k is the same in every order; so
+    are neighbours, but for numbering and equals."""
     test = features_of(x[::2] + 1.0, labels[::2])
     straight, permuted = features_of(x, labels), features_of(x[order], labels[order])
     found = recalls(straight, test, k=(1, 2, 3, 7, 12), centre=centre)
@@ -99,7 +103,7 @@ def test_order_of_the_gallery_means_nothing(x, labels, order, centre):
 
 
 def test_order_of_a_large_gallery_means_nothing():
-    "Float32 features, doubles among them: the very same figures, and the very same videos."
+    """Float32 features, doubles among them: the very same figures, and the very same videos."""
     rng = np.random.default_rng(1)
     x, labels = rng.normal(size=(3000, 100)).astype(np.float32), rng.integers(0, 20, 3000)
     x[1000:1500] = x[:500]
@@ -126,12 +130,16 @@ def test_identical_clips_retrieve_each_other():
 
 
 def test_ties_are_broken_at_random():
-    "The formula against the drawing: 2 wrong ones before, 3 right among 8 that tie; each k."
+    """The formula against the drawing: 2 wrong ones before, 3 right among 8 that tie; each k."""
     rng = np.random.default_rng(3)
     for k in range(1, 12):
         drawn = [rng.permutation(8)[: max(0, k - 2)].min(initial=9) < 3 for _ in range(4000)]
         assert hit_probability(k, 2, 8, 3) == pytest.approx(np.mean(drawn), abs=0.03)
-    assert hit_probability(1, 0, 1, 1) == 1 and hit_probability(5, 5, 1, 1) == 0 and hit_probability(50, 3, 0, 0) == 0
+    assert (
+        hit_probability(1, 0, 1, 1) == 1
+        and hit_probability(5, 5, 1, 1) == 0
+        and hit_probability(50, 3, 0, 0) == 0
+    )
 
 
 def test_features_that_say_nothing_give_chance():
@@ -139,9 +147,9 @@ def test_features_that_say_nothing_give_chance():
     test = features_of(np.full((6, 4), 0.3), [0, 1, 2, 3, 4, 5])
     train = features_of(np.full((36, 4), 0.3), labels)
     expected = np.mean([1 / 36, 2 / 36, 3 / 36, 10 / 36, 20 / 36, 0])
-    assert recalls(train, test, k=KS) == chance_recalls(train, test, KS) and chance_recalls(train, test, (1,))[
-        1
-    ] == pytest.approx(expected)
+    assert recalls(train, test, k=KS) == chance_recalls(train, test, KS) and chance_recalls(
+        train, test, (1,)
+    )[1] == pytest.approx(expected)
     assert chance_recalls(train, test, (50,))[50] == pytest.approx(
         5 / 6
     )  # all but the class that has no training video
@@ -183,18 +191,24 @@ def test_figure_marks_right_and_wrong_by_colour_and_sign():
 
 
 def test_strips_are_of_the_videos_that_were_found(whole, tmp_path):
-    "The grounds of Left are dark and those of Right bright, so every strip shows which video it is; one video was dropped from the features."
+    """The grounds of Left are dark and those of Right bright, so every strip shows which video
+    it is; one video was dropped from the features."""
     from memdpc.evaluation.features import compute_features, mean_image, measured_clips
 
     clips = measured_clips(job(RetrieveConfig, whole, tmp_path, "random"), 5, 2, 32)
-    train, test = (compute_features({"pixels": mean_image}, part)["pixels"] for part in clips.values())
+    train, test = (
+        compute_features({"pixels": mean_image}, part)["pixels"] for part in clips.values()
+    )
     fewer = Features(
         *(
             values[1:]
             for values in (train.blocks, train.context, train.labels, train.groups, train.paths)
         )
     )
-    assert evenly_spaced(test, 99).tolist() == [0, 1, 2, 3] and evenly_spaced(test, 2).tolist() == [0, 3]
+    assert evenly_spaced(test, 99).tolist() == [0, 1, 2, 3] and evenly_spaced(test, 2).tolist() == [
+        0,
+        3,
+    ]
     strips, names, right = neighbour_strips((fewer, test), clips, evenly_spaced(test), n=2)
     assert right.all() and names == [["Left"] * 3] * 2 + [["Right"] * 3] * 2
     for row, ground in zip(strips, (30, 30, 200, 200)):
@@ -213,7 +227,7 @@ def test_strips_are_of_the_videos_that_were_found(whole, tmp_path):
     [(30, [10, 13, 16, 19]), (10, [0, 3, 6, 9]), (6, [0, 3, 5, 5]), (1, [0] * 4)],
 )
 def test_strips_follow_the_motion(length, expected):
-    "Every third frame of the middle; of a short clip the last is repeated."
+    """Every third frame of the middle; of a short clip the last is repeated."""
     item = {
         "broken": 0,
         "clip": np.broadcast_to(
@@ -262,7 +276,8 @@ def test_everything_is_in_metrics(whole, tmp_path):
 
 
 def test_comparison_and_retrieve_tell_one_story(whole, tmp_path):
-    "Classes of 4 and 1 training videos: chance is that of the counts; the comparison takes the config's protocol, and says it beside its figures."
+    """Classes of 4 and 1 training videos: chance is that of the counts; the comparison takes
+    the config's protocol, and says it beside its figures."""
     root = shutil.copytree(whole, tmp_path / "set")
     listed = root / "splits_classification" / "trainlist01.txt"
     listed.write_text("".join(line + "\n" for line in listed.read_text().splitlines()[:5]))
@@ -360,13 +375,16 @@ rng = np.random.default_rng(0)
 def features(count):
     labels = rng.integers(0, 400, count)
     x = np.empty((count, 1, 512), np.float32)
-    for i in range(0, count, 1000): x[i:i + 1000, 0] = rng.normal(size=(1000, 512)) + 3 * np.eye(512)[labels[i:i + 1000]]
+    for i in range(0, count, 1000):
+        classes = 3 * np.eye(512)[labels[i:i + 1000]]
+        x[i:i + 1000, 0] = rng.normal(size=(1000, 512)) + classes
     return Features(x, x[:, 0, :0], labels, labels)
 train, test = features(100_000), features(10_000)
 began, worked = time.monotonic(), time.process_time()
 found = recalls(train, test)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({'seconds': time.monotonic() - began, 'cpu': time.process_time() - worked, 'bytes': peak, 'R@1': found[1]}))
+seconds, cpu = time.monotonic() - began, time.process_time() - worked
+print(json.dumps({'seconds': seconds, 'cpu': cpu, 'bytes': peak, 'R@1': found[1]}))
 """
 
 
@@ -374,7 +392,8 @@ print(json.dumps({'seconds': time.monotonic() - began, 'cpu': time.process_time(
 @pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 def test_ten_thousand_queries_against_a_hundred_thousand(tmp_path):
-    "512 numbers each, two threads: 30 seconds, and 2 GB for the whole process with torch and the features in it."
+    """512 numbers each, two threads: 30 seconds, and 2 GB for the whole process with torch and
+    the features in it."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2")
     done = subprocess.run(
         [sys.executable, "-c", LARGE],
@@ -396,7 +415,8 @@ def test_ten_thousand_queries_against_a_hundred_thousand(tmp_path):
 
 @pytest.mark.slow
 def test_run_notebook(whole, tmp_path):
-    "With parameters; and a wrong one, a value of the wrong type and a missing folder stop it before anything is done."
+    """With parameters; and a wrong one, a value of the wrong type and a missing folder stop it
+    before anything is done."""
     notebook, net = NOTEBOOK.with_name("retrieve.ipynb"), save(tmp_path / "net", 0)
     words = [
         "-p",
