@@ -64,10 +64,24 @@ def all_addresses(
     features: torch.Tensor,  # [B, N, D, h, w], signed
 ) -> torch.Tensor:
     "`[B, P, K, h, w]` of every step ahead; with two directions `2P`, the steps back after those."
-    found = [predict_direction(features, model.forward_gru, model.predictor, model.pred_steps)]
+    found = [
+        predict_direction(
+            features,
+            model.forward_gru,
+            model.predictor,
+            model.pred_steps,
+        )
+    ]
     if model.backward_gru is not None:
         back = features.flip(1)
-        found.append(predict_direction(back, model.backward_gru, model.predictor, model.pred_steps))
+        found.append(
+            predict_direction(
+                back,
+                model.backward_gru,
+                model.predictor,
+                model.pred_steps,
+            )
+        )
     return torch.cat([direction.address for direction in found], dim=1)
 
 
@@ -134,9 +148,12 @@ def mutual_information(sums: torch.Tensor) -> torch.Tensor:
     return entropy(joint.sum(-1)) + entropy(joint.sum(-2)) - entropy(joint.flatten(-2))
 
 
-# %% ../../nbs/evaluation/05_atlas.ipynb #f5cd7f01
+# %% ../../nbs/evaluation/05_atlas.ipynb #54a2598c
 def shuffled_labels(
-    labels: np.ndarray, shuffles: int, seed: int = 0, clips_per_video: int = 1
+    labels: np.ndarray,
+    shuffles: int,
+    seed: int = 0,
+    clips_per_video: int = 1,
 ) -> torch.Tensor:
     "`labels [V]`, and below them so many permutations of whole videos: `[1 + shuffles, V]`."
     rng = np.random.default_rng([seed, 6])
@@ -147,7 +164,11 @@ def shuffled_labels(
     return torch.from_numpy(np.stack(rows))
 
 
-def add_by_class(sums: torch.Tensor, address: torch.Tensor, labels: torch.Tensor) -> None:
+def add_by_class(
+    sums: torch.Tensor,
+    address: torch.Tensor,
+    labels: torch.Tensor,
+) -> None:
     "Add mean addresses of clips `[B, K]` to `sums [L, C, K]`, under each of L labelings `[L, B]`."
     members = F.one_hot(labels, sums.shape[1]).to(sums)  # [L, B, C]
     sums += members.transpose(1, 2) @ address.to(sums)
@@ -164,7 +185,11 @@ class NearestBlocks:
         self.slots = F.normalize(slots.float(), dim=1)
         self.kept = kept
         self.scores = torch.empty(len(slots), 0)  # [K, kept], cosines
-        self.clips = torch.empty(len(slots), 0, dtype=torch.long)  # [K, kept], numbers
+        self.clips = torch.empty(
+            len(slots),
+            0,
+            dtype=torch.long,
+        )  # [K, kept], numbers
         self.cells = self.clips  # [K, kept], places in the clip's [N, h, w]
         self.cells_per_block = 1  # h*w
 
@@ -199,19 +224,33 @@ def chance_agreement(labels: np.ndarray) -> float:
     return float(pairs / max(len(labels) * (len(labels) - 1), 1))
 
 
-# %% ../../nbs/evaluation/05_atlas.ipynb #5c30eb2b
-def slot_patches(nearest: NearestBlocks, slot: int, shown: TrainingClips) -> list[Patch]:
+# %% ../../nbs/evaluation/05_atlas.ipynb #3b5a72df
+def slot_patches(
+    nearest: NearestBlocks,
+    slot: int,
+    shown: TrainingClips,
+) -> list[Patch]:
     "The blocks that a slot finds, the nearest first."
     patches = []
     for number, cell in zip(nearest.clips[slot].tolist(), nearest.cells[slot].tolist()):
         clip = shown.clips[number]["clip"]
         block = cell // nearest.cells_per_block
-        patches.append(cut_patch(clip, block, shown.name(number)))
+        patches.append(
+            cut_patch(
+                clip,
+                block,
+                shown.name(number),
+            )
+        )
     return patches
 
 
 # %% ../../nbs/evaluation/05_atlas.ipynb #33a9d05a
-def purity(address: torch.Tensor, labels: np.ndarray, neighbours: int = 5) -> float:
+def purity(
+    address: torch.Tensor,
+    labels: np.ndarray,
+    neighbours: int = 5,
+) -> float:
     """Share of the nearest addresses that are of one's own class; `address [V, K]`, `labels [V]`.
 
     Near by Hellinger distance, the Euclidean one between square roots: made for probabilities, of
@@ -234,7 +273,10 @@ def map_addresses(address: torch.Tensor, seed: int = 0) -> np.ndarray:
 # %% ../../nbs/evaluation/05_atlas.ipynb #b1d4e6bc
 @torch.no_grad()
 def stage_addresses(
-    models: dict[str, MemDPC], clips: Clips, numbers: np.ndarray, config: AtlasConfig
+    models: dict[str, MemDPC],
+    clips: Clips,
+    numbers: np.ndarray,
+    config: AtlasConfig,
 ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """`({stage: [V, K]}, numbers [V])`: the address of the first step ahead of some clips.
 
@@ -278,7 +320,11 @@ class ScoredClips(NamedTuple):
 
 
 @torch.no_grad()
-def score_clips(model: MemDPC, clips: torch.Tensor, names: list[str]) -> ScoredClips:
+def score_clips(
+    model: MemDPC,
+    clips: torch.Tensor,
+    names: list[str],
+) -> ScoredClips:
     "The `ScoredClips` of clips, uint8 `[B, N, 3, T, H, W]`."
     x = normalize_clips(clips.to(next(model.parameters()).device))
     features = model.encode(x)
@@ -287,8 +333,13 @@ def score_clips(model: MemDPC, clips: torch.Tensor, names: list[str]) -> ScoredC
     return ScoredClips(clips, names, ahead, nats)
 
 
-# %% ../../nbs/evaluation/05_atlas.ipynb #ddcee5bd
-def belief(direction: Prediction, clip: int, step: int, cell: tuple[int, int]) -> torch.Tensor:
+# %% ../../nbs/evaluation/05_atlas.ipynb #91189ce0
+def belief(
+    direction: Prediction,
+    clip: int,
+    step: int,
+    cell: tuple[int, int],
+) -> torch.Tensor:
     "Probabilities `[B, P, h, w]` of all candidates of the loss, for one prediction at one cell."
     row, column = cell
     predicted = direction.predicted[clip, step, :, row, column]  # [D]
@@ -301,7 +352,14 @@ def _leading_slots(address, find, most):
     "The `LeadingSlot`s of one address, `[K]`; `find(slot)` gives the patches that a slot finds."
     probabilities, slots = address.topk(min(most, len(address)))
     pairs = zip(slots.tolist(), probabilities.tolist())
-    return [LeadingSlot(slot, probability, find(slot)) for slot, probability in pairs]
+    return [
+        LeadingSlot(
+            slot,
+            probability,
+            find(slot),
+        )
+        for slot, probability in pairs
+    ]
 
 
 def _best_candidates(scored, clip, step, cell, most):
@@ -312,9 +370,20 @@ def _best_candidates(scored, clip, step, cell, most):
     candidates = []
     for probability, place in zip(probabilities.tolist(), places.tolist()):
         other, ahead, row, column = map(int, np.unravel_index(place, likely.shape))
-        patch = cut_patch(scored.clips[other], first_ahead + ahead, scored.names[other])
+        patch = cut_patch(
+            scored.clips[other],
+            first_ahead + ahead,
+            scored.names[other],
+        )
         true = (other, ahead, (row, column)) == (clip, step, cell)
-        candidates.append(Candidate(probability, patch, (row, column), true))
+        candidates.append(
+            Candidate(
+                probability,
+                patch,
+                (row, column),
+                true,
+            )
+        )
     return candidates
 
 
@@ -334,9 +403,24 @@ def find_futures(
         cell = divmod(int(sharpest), address.shape[2])
     first_ahead = scored.clips.shape[1] - scored.ahead.address.shape[1]  # N - P
     name = scored.names[clip]
-    blocks = [cut_patch(scored.clips[clip], block, name) for block in range(first_ahead)]
-    truth = cut_patch(scored.clips[clip], first_ahead + step, name)
-    leading = _leading_slots(address[:, *cell], find, most)
+    blocks = [
+        cut_patch(
+            scored.clips[clip],
+            block,
+            name,
+        )
+        for block in range(first_ahead)
+    ]
+    truth = cut_patch(
+        scored.clips[clip],
+        first_ahead + step,
+        name,
+    )
+    leading = _leading_slots(
+        address[:, *cell],
+        find,
+        most,
+    )
     believed = _best_candidates(scored, clip, step, cell, most)
     return Futures(cell, blocks, truth, leading, believed)
 
@@ -410,10 +494,21 @@ def _look_at_slots(models, shown, config):
         results["slots moved, share of their length"] = moved.mean().item()
     most_used = usage.mean.topk(min(5, len(slots))).indices.sort().values.tolist()
     chosen = list(config.slots) or most_used
-    patches = {slot: slot_patches(found.nearest, slot, shown) for slot in chosen}
+    patches = {
+        slot: slot_patches(
+            found.nearest,
+            slot,
+            shown,
+        )
+        for slot in chosen
+    }
     pictures = {
         "slots": plot_slots(slots.norm(dim=1), patches, start_norms),
-        "usage": plot_usage(usage.mean, usage.led > 0, usage.dead).figure,
+        "usage": plot_usage(
+            usage.mean,
+            usage.led > 0,
+            usage.dead,
+        ).figure,
         "classes": plot_classes(found.sums[0], shown.classes).figure,
     }
     return results, pictures, found.nearest
@@ -459,7 +554,12 @@ def _look_at_clip(model, shown, config, nearest):
     }
     pictures = {
         "futures": plot_futures(find_futures(scored, find), f"{names[0]}: the next block"),
-        "surprise": plot_surprise(clips[:2], scored.nats[:2], knows_nothing, names[:2]),
+        "surprise": plot_surprise(
+            clips[:2],
+            scored.nats[:2],
+            knows_nothing,
+            names[:2],
+        ),
     }
     return results, pictures
 
@@ -494,4 +594,9 @@ def atlas(config: AtlasConfig) -> dict:
         results |= numbers
         pictures |= drawn
     _save_pictures(Path(config.out) / "figures", pictures)
-    return write_results(config, "atlas", results, 1 / len(shown.classes))
+    return write_results(
+        config,
+        "atlas",
+        results,
+        1 / len(shown.classes),
+    )

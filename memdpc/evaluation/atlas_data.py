@@ -38,7 +38,10 @@ class TrainingClips(NamedTuple):
 
 
 def training_clips(
-    config: AtlasConfig, model: MemDPC, num_blocks: int, img_size: int
+    config: AtlasConfig,
+    model: MemDPC,
+    num_blocks: int,
+    img_size: int,
 ) -> TrainingClips:
     """The clips of a dataset's training videos; without labels all are of one class."""
     clips = clips_of(config, "train", model.block_len, num_blocks, img_size)
@@ -57,7 +60,10 @@ def training_clips(
 
 
 def read_batches(
-    clips: Clips, numbers: np.ndarray, config: AtlasConfig, desc: str
+    clips: Clips,
+    numbers: np.ndarray,
+    config: AtlasConfig,
+    desc: str,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield `(numbers [B], uint8 clips [B, N, 3, T, H, W])`.
 
@@ -65,17 +71,33 @@ def read_batches(
     """
     size = config.batch_size
     keys = [(0, int(number)) for number in numbers]
-    batches = [keys[first : first + size] for first in range(0, len(keys), size)]
+    batches = [
+        keys[first : first + size]
+        for first in range(
+            0,
+            len(keys),
+            size,
+        )
+    ]
     loader = make_loader(clips, batches, config.num_workers)
     with watched_workers():
-        for batch in tqdm(loader, desc=desc, ascii=True, mininterval=2, disable=None):
+        for batch in tqdm(
+            loader,
+            desc=desc,
+            ascii=True,
+            mininterval=2,
+            disable=None,
+        ):
             whole = batch["broken"] == 0
             if whole.any():
                 yield batch["index"][whole], batch["clip"][whole]
 
 
 def some_clips(
-    labels: np.ndarray, most_classes: int = 10, most_clips: int = 40, seed: int = 0
+    labels: np.ndarray,
+    most_classes: int = 10,
+    most_clips: int = 40,
+    seed: int = 0,
 ) -> np.ndarray:
     """Numbers of clips, in order: random ones of at most so many classes, so many of each."""
     rng = np.random.default_rng([seed, 7])
@@ -107,7 +129,11 @@ def load_memory_model(config: AtlasConfig) -> tuple[MemDPC, dict[str, int]]:
     return model.to(accelerator.device).eval(), sizes
 
 
-def stage_models(checkpoint: str | Path, count: int, model: MemDPC) -> dict[str, MemDPC]:
+def stage_models(
+    checkpoint: str | Path,
+    count: int,
+    model: MemDPC,
+) -> dict[str, MemDPC]:
     """`{name: MemDPC}`: stages of the run that `checkpoint` belongs to, `model` the last of them.
 
     There are `count` of them, evenly among the run's checkpoints up to this one. The first is the
@@ -117,7 +143,11 @@ def stage_models(checkpoint: str | Path, count: int, model: MemDPC) -> dict[str,
     if checkpoint == "random":
         return {"untrained": model}
     run = run_config(checkpoint)
-    first = load_model("random", run.get("seed", 0), **model.sizes).eval()
+    first = load_model(
+        "random",
+        run.get("seed", 0),
+        **model.sizes,
+    ).eval()
     if not run:
         return {"fresh weights": first, "checkpoint": model}
     last = checkpoint_folder(Path(checkpoint))
@@ -130,7 +160,15 @@ def stage_models(checkpoint: str | Path, count: int, model: MemDPC) -> dict[str,
 def _earlier_checkpoints(last, count):
     """Of the checkpoints before the last, those that lie evenly between the start and it."""
     earlier = sorted(folder for folder in last.parent.glob("step-*") if folder < last)
-    places = np.linspace(0, len(earlier) + 1, max(count, 2)).round().astype(int)
+    places = (
+        np.linspace(
+            0,
+            len(earlier) + 1,
+            max(count, 2),
+        )
+        .round()
+        .astype(int)
+    )
     between = np.unique(places)[1:-1]  # the first and the last are there anyway
     return [earlier[place - 1] for place in between]
 

@@ -25,18 +25,35 @@ class Patch(NamedTuple):
     name: str = ""  # what the video shows
 
 
-def cut_patch(clip: Any, block: int, name: str = "") -> Patch:
+def cut_patch(
+    clip: Any,
+    block: int,
+    name: str = "",
+) -> Patch:
     """The `Patch` of a block of a clip, uint8 [N, 3, T, H, W]."""
-    frames = np.asarray(clip)[block].transpose(1, 2, 3, 0)  # [T, H, W, 3]
+    frames = np.asarray(clip)[block].transpose(
+        1,
+        2,
+        3,
+        0,
+    )  # [T, H, W, 3]
     return Patch(frames[[0, -1]], name)
 
 
 def draw_patch(
-    ax: Axes, patch: Patch, colour: str = "0.3", title: str = "", caption: str = ""
+    ax: Axes,
+    patch: Patch,
+    colour: str = "0.3",
+    title: str = "",
+    caption: str = "",
 ) -> None:
     """First and last frame side by side, a title above them and their name and a caption below."""
     first, last = _fewer_colours(patch.frames)
-    gap = np.full((len(first), 2, 3), 255, np.uint8)
+    gap = np.full(
+        (len(first), 2, 3),
+        255,
+        np.uint8,
+    )
     ax.imshow(np.concatenate([first, gap, last], axis=1))
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
@@ -54,7 +71,12 @@ def _fewer_colours(frames):
 # ---- slots
 
 
-def plot_usage(mean: Any, leads: Any, dead: Any, ax: Axes | None = None) -> Axes:
+def plot_usage(
+    mean: Any,
+    leads: Any,
+    dead: Any,
+    ax: Axes | None = None,
+) -> Axes:
     """Slots by their mean probability, the most used first, on a logarithmic axis.
 
     Args:
@@ -77,10 +99,23 @@ def plot_usage(mean: Any, leads: Any, dead: Any, ax: Axes | None = None) -> Axes
     for name, (which, colour) in kinds.items():
         places = np.flatnonzero(which[order])
         heights = mean[order][places]
-        ax.bar(places, heights, width=1, color=colour, label=f"{name}: {len(places)}")
+        ax.bar(
+            places,
+            heights,
+            width=1,
+            color=colour,
+            label=f"{name}: {len(places)}",
+        )
     flat = 1 / len(mean)
     ax.axhline(flat, color="0.4", linestyle=":", linewidth=1)
-    ax.annotate("1/K", (len(mean), flat), fontsize=7, color="0.4", va="bottom", ha="right")
+    ax.annotate(
+        "1/K",
+        (len(mean), flat),
+        fontsize=7,
+        color="0.4",
+        va="bottom",
+        ha="right",
+    )
     ax.legend()
     used = np.exp(-(mean * np.log(np.maximum(mean, 1e-30))).sum())
     ax.set(
@@ -93,7 +128,10 @@ def plot_usage(mean: Any, leads: Any, dead: Any, ax: Axes | None = None) -> Axes
 
 
 def plot_classes(
-    sums: torch.Tensor, classes: Sequence[str], most: int = 32, ax: Axes | None = None
+    sums: torch.Tensor,
+    classes: Sequence[str],
+    most: int = 32,
+    ax: Axes | None = None,
 ) -> Axes:
     """How much more often than on average each class reads each of the `most` used slots.
 
@@ -145,26 +183,62 @@ def plot_slots(
     row_height = _WIDTH / len(chosen) * height / (2 * width) + _CAPTION
     figure = plt.figure(figsize=(_WIDTH, 1.55 + rows * row_height))
     heights = [1.15] + [row_height] * rows
-    grid = figure.add_gridspec(1 + rows, len(chosen), height_ratios=heights)
-    _draw_magnitudes(figure.add_subplot(grid[0, :]), norms, chosen, start)
+    grid = figure.add_gridspec(
+        1 + rows,
+        len(chosen),
+        height_ratios=heights,
+    )
+    _draw_magnitudes(
+        figure.add_subplot(grid[0, :]),
+        norms,
+        chosen,
+        start,
+    )
     for column, slot in enumerate(chosen):
         for row, patch in enumerate(patches[slot]):
             ax = figure.add_subplot(grid[1 + row, column])
-            draw_patch(ax, patch, "C1", f"slot {slot}" if row == 0 else "")
+            draw_patch(
+                ax,
+                patch,
+                "C1",
+                f"slot {slot}" if row == 0 else "",
+            )
     return figure
 
 
 def _draw_magnitudes(ax, norms, chosen, start):
     colours = ["C1" if slot in chosen else "0.75" for slot in range(len(norms))]
-    ax.bar(range(len(norms)), norms, width=1, color=colours)
+    ax.bar(
+        range(len(norms)),
+        norms,
+        width=1,
+        color=colours,
+    )
     if start is not None:
-        ax.plot(np.asarray(start), ".", color="k", markersize=1.5, label="before training")
+        ax.plot(
+            np.asarray(start),
+            ".",
+            color="k",
+            markersize=1.5,
+            label="before training",
+        )
         ax.legend(loc="lower right")
     for i, slot in enumerate(sorted(chosen)):
         height = norms.max() * (1.03 + 0.12 * (i % 2))
-        ax.annotate(str(slot), (slot, height), ha="center", color="C1", fontsize=7)
+        ax.annotate(
+            str(slot),
+            (slot, height),
+            ha="center",
+            color="C1",
+            fontsize=7,
+        )
     title = "The magnitude of every slot, and the blocks nearest to the marked ones"
-    ax.set(xlim=(-1, len(norms)), ylim=(0, 1.3 * norms.max()), ylabel="magnitude", title=title)
+    ax.set(
+        xlim=(-1, len(norms)),
+        ylim=(0, 1.3 * norms.max()),
+        ylabel="magnitude",
+        title=title,
+    )
 
 
 # ---- stages of training
@@ -180,20 +254,43 @@ def plot_stages(
     """Figure S4: a map of addresses, `[V, 2]`, for each stage, classes by colour and marker."""
     use_style()
     size = (max(1.75 * len(maps), 3.5), 2.8)
-    figure, axes = plt.subplots(1, len(maps), figsize=size, squeeze=False)
+    figure, axes = plt.subplots(
+        1,
+        len(maps),
+        figsize=size,
+        squeeze=False,
+    )
     present = np.unique(labels)
     for ax, (stage, points) in zip(axes[0], maps.items()):
         for number, label in enumerate(present):
             x, y = points[labels == label].T
             marker = "os^vD"[number % 5]
             name = classes[label]
-            ax.scatter(x, y, s=9, color=f"C{number}", marker=marker, linewidth=0, label=name)
-        ax.set(xticks=[], yticks=[], title=f"{stage}\npurity {purities[stage]:.2f}")
+            ax.scatter(
+                x,
+                y,
+                s=9,
+                color=f"C{number}",
+                marker=marker,
+                linewidth=0,
+                label=name,
+            )
+        ax.set(
+            xticks=[],
+            yticks=[],
+            title=f"{stage}\npurity {purities[stage]:.2f}",
+        )
         ax.spines[:].set_visible(True)
         ax.set_box_aspect(1)
     handles, names = axes[0, 0].get_legend_handles_labels()
     columns = min(5, len(present))
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, handletextpad=0.1)
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=columns,
+        handletextpad=0.1,
+    )
     title = f"Addresses of the next block; purity of 5 neighbours, chance {chance:.2f}"
     figure.suptitle(title, fontsize=9, y=1.04)
     return figure
@@ -203,7 +300,10 @@ def plot_stages(
 
 
 def plot_surprise(
-    clips: Sequence[Any], nats: Sequence[torch.Tensor], chance: float, titles: Sequence[str]
+    clips: Any,
+    nats: Any,
+    chance: float,
+    titles: Sequence[str],
 ) -> Figure:
     """Clips as strips of their blocks, and above each its surprise at every block.
 
@@ -228,17 +328,39 @@ def plot_surprise(
     for number, (clip, values) in enumerate(zip(clips, nats)):
         curve = axes[2 * number]
         _draw_nats(curve, values, chance)
-        curve.set(ylim=(0, top), ylabel="nats", title=titles[number])
+        curve.set(
+            ylim=(0, top),
+            ylabel="nats",
+            title=titles[number],
+        )
         _draw_blocks(axes[2 * number + 1], clip)
     return figure
 
 
 def _draw_nats(ax, values, chance):
     middle = np.arange(1, len(values) + 1) + 0.5
-    ax.plot(np.repeat(middle, values[0].numel()), values.flatten(), ".", color="0.6", markersize=3)
-    ax.plot(middle, values.mean((1, 2)), "o-", color="C3", markersize=3)
+    ax.plot(
+        np.repeat(middle, values[0].numel()),
+        values.flatten(),
+        ".",
+        color="0.6",
+        markersize=3,
+    )
+    ax.plot(
+        middle,
+        values.mean((1, 2)),
+        "o-",
+        color="C3",
+        markersize=3,
+    )
     ax.axhline(chance, color="0.5", linestyle=":", linewidth=1)
-    ax.annotate("knows nothing", (0.05, chance), fontsize=6.5, color="0.4", va="bottom")
+    ax.annotate(
+        "knows nothing",
+        (0.05, chance),
+        fontsize=6.5,
+        color="0.4",
+        va="bottom",
+    )
 
 
 def _draw_blocks(ax, clip):
@@ -250,7 +372,12 @@ def _draw_blocks(ax, clip):
             inset.axis("off")
     ax.spines[:].set_visible(False)
     names = [f"block {block + 1}" for block in range(len(clip))]
-    ax.set(xlim=(0, len(clip)), yticks=[], xticks=np.arange(len(clip)) + 0.5, xticklabels=names)
+    ax.set(
+        xlim=(0, len(clip)),
+        yticks=[],
+        xticks=np.arange(len(clip)) + 0.5,
+        xticklabels=names,
+    )
     ax.tick_params(length=0)
 
 
@@ -287,12 +414,20 @@ class Futures(NamedTuple):
 def plot_futures(futures: Futures, title: str = "") -> Figure:
     """What was seen and what came; the leading slots; the blocks that the prediction fits best."""
     use_style()
-    columns = max(len(futures.seen) + 1, len(futures.slots), len(futures.believed))
+    columns = max(
+        len(futures.seen) + 1,
+        len(futures.slots),
+        len(futures.believed),
+    )
     found = max(len(slot.patches) for slot in futures.slots)
     height, width = futures.truth.frames.shape[1:3]
     row_height = 7 / columns * height / (2 * width) + 0.36
     figure = plt.figure(figsize=(7, (2 + found) * row_height))
-    parts = figure.subfigures(3, 1, height_ratios=[1.2, found + 0.35, 1.35])
+    parts = figure.subfigures(
+        3,
+        1,
+        height_ratios=[1.2, found + 0.35, 1.35],
+    )
     row, column = futures.cell
     titles = (
         f"{title} (the cell in row {row + 1}, column {column + 1})",
@@ -301,9 +436,23 @@ def plot_futures(futures: Futures, title: str = "") -> Figure:
     )
     for part, text in zip(parts, titles):
         part.suptitle(text, fontsize=8.5, x=0.01, ha="left")
-    _draw_seen(_empty_axes(parts[0], 1, columns)[0], futures)
+    _draw_seen(
+        _empty_axes(
+            parts[0],
+            1,
+            columns,
+        )[0],
+        futures,
+    )
     _draw_slots(_empty_axes(parts[1], found, columns), futures)
-    _draw_believed(_empty_axes(parts[2], 1, columns)[0], futures)
+    _draw_believed(
+        _empty_axes(
+            parts[2],
+            1,
+            columns,
+        )[0],
+        futures,
+    )
     return figure
 
 
@@ -317,15 +466,30 @@ def _empty_axes(part, rows, columns):
 
 def _draw_seen(axes, futures):
     for number, (ax, patch) in enumerate(zip(axes, futures.seen)):
-        draw_patch(ax, patch, "0.4", f"seen: block {number + 1}")
-    draw_patch(axes[len(futures.seen)], futures.truth, "C2", "what came")
+        draw_patch(
+            ax,
+            patch,
+            "0.4",
+            f"seen: block {number + 1}",
+        )
+    draw_patch(
+        axes[len(futures.seen)],
+        futures.truth,
+        "C2",
+        "what came",
+    )
 
 
 def _draw_slots(axes, futures):
     for column, leading in enumerate(futures.slots):
         title = f"slot {leading.slot}: {leading.probability:.2f}"
         for row, patch in enumerate(leading.patches):
-            draw_patch(axes[row, column], patch, "C1", title if row == 0 else "")
+            draw_patch(
+                axes[row, column],
+                patch,
+                "C1",
+                title if row == 0 else "",
+            )
 
 
 def _draw_believed(axes, futures):
@@ -335,4 +499,10 @@ def _draw_believed(axes, futures):
             title += " (true)"
         row, column = candidate.cell
         caption = f"row {row + 1}, column {column + 1}"
-        draw_patch(ax, candidate.patch, "C2" if candidate.true else "C0", title, caption)
+        draw_patch(
+            ax,
+            candidate.patch,
+            "C2" if candidate.true else "C0",
+            title,
+            caption,
+        )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from memdpc.base.config import OopsConfig
 from memdpc.data.augment import normalize_clips
 from memdpc.evaluation.oops_labels import LabelledVideos
 from memdpc.evaluation.oops_windows import OversampledBatches, WindowTargets
-from memdpc.training.loop import train
+from memdpc.training.loop import Schedule, train
 from memdpc.training.processes import make_loader
 from memdpc.training.run import Run, finish, restore
 
@@ -22,7 +23,7 @@ __all__ = ["finetune"]
 _PATIENCE = 3
 
 
-def classification_step(model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
+def classification_step(model: Any, batch: dict) -> dict[str, torch.Tensor]:
     """Cross-entropy of the drawn step of each window of a batch."""
     device = next(model.parameters()).device
     logits = model(normalize_clips(batch["clip"].to(device)))  # [B, N, 3]
@@ -33,7 +34,11 @@ def classification_step(model: nn.Module, batch: dict) -> dict[str, torch.Tensor
     return {"loss": F.cross_entropy(drawn, target), "accuracy": right.float().mean()}
 
 
-def learning_rate_with_one_drop(run: Run, lr: float, patience: int) -> Callable[[int], float]:
+def learning_rate_with_one_drop(
+    run: Run,
+    lr: float,
+    patience: int,
+) -> Callable[[int], float]:
     """The learning rate as a function of the step: `lr`, later a tenth of it.
 
     It drops once the held-out loss has not fallen for `patience` steps, and stays down. When it
@@ -54,7 +59,7 @@ def learning_rate_with_one_drop(run: Run, lr: float, patience: int) -> Callable[
 def finetune(
     config: OopsConfig,
     accelerator: Accelerator,
-    classifier: nn.Module,
+    classifier: Any,
     labelled: LabelledVideos,
     evaluate: Callable[[nn.Module], dict[str, float]],
     num_blocks: int,
@@ -98,11 +103,15 @@ def finetune(
         make_loader(targets, batches, config.num_workers),
         classification_step,
         learning_rate_with_one_drop(run, config.lr, _PATIENCE * per_epoch),
-        per_epoch=per_epoch,
-        total_steps=total,
-        start=start,
-        seed=config.seed,
+        Schedule(per_epoch, total, start),
         evaluate=evaluate,
+        seed=config.seed,
     )
-    finish(run, values, steps=total, seed=config.seed, seconds=run.seconds)
+    finish(
+        run,
+        values,
+        steps=total,
+        seed=config.seed,
+        seconds=run.seconds,
+    )
     return run

@@ -41,7 +41,9 @@ class LabelledVideos(NamedTuple):
 
 
 def failure_time(
-    times: Sequence[float], duration: float, reading: str = "memdpc"
+    times: Sequence[float],
+    duration: float,
+    reading: str = "memdpc",
 ) -> tuple[float, str]:
     """When a video fails, from its annotators' times: `(seconds, reason)`.
 
@@ -75,7 +77,11 @@ def _failure_time_of_dataset_code(times, duration):
     return middle, ""
 
 
-def label_moments(starts: np.ndarray, ends: np.ndarray, failure: float) -> np.ndarray:
+def label_moments(
+    starts: np.ndarray,
+    ends: np.ndarray,
+    failure: float,
+) -> np.ndarray:
     """The class of each clip that lasts from `starts` to `ends`: int, an index into `CLASSES`.
 
     All times are in seconds; a clip's end is the time of its last frame. A clip is a transition
@@ -98,7 +104,11 @@ def label_videos(
     failures = {}
     left_out = []
     for video in videos.videos:
-        failure, reason = failure_time(video.transitions, video.info.duration, reading)
+        failure, reason = failure_time(
+            video.transitions,
+            video.info.duration,
+            reading,
+        )
         if reason:
             left_out.append((video.path, reason))
         else:

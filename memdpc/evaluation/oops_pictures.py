@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
 from memdpc.base.viz import use_style
 from memdpc.evaluation.oops_labels import CLASSES
@@ -24,11 +24,18 @@ _SPACING = 3  # from one step to the next in the drawing of the classifier
 
 
 @torch.no_grad()
-def flowing_shapes(classifier: nn.Module) -> dict[str, tuple[int, ...]]:
+def flowing_shapes(classifier: Any) -> dict[str, tuple[int, ...]]:
     """`{name: shape}` of what flows through an `OopsClassifier` at one step, read off a clip."""
     model = classifier.memdpc
     size = model.img_size
-    x = torch.zeros(1, model.num_blocks, 3, model.block_len, size, size)
+    x = torch.zeros(
+        1,
+        model.num_blocks,
+        3,
+        model.block_len,
+        size,
+        size,
+    )
     z = model.encode(x)
     flow = {
         "x": x,
@@ -40,7 +47,7 @@ def flowing_shapes(classifier: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape[2:]) for name, value in flow.items()}
 
 
-def draw_classifier(classifier: nn.Module) -> Figure:
+def draw_classifier(classifier: Any) -> Figure:
     """Figure S1 for a live `OopsClassifier` in eval mode: three steps, with the shapes it has."""
     use_style()
     shapes = flowing_shapes(classifier)
@@ -49,7 +56,11 @@ def draw_classifier(classifier: nn.Module) -> Figure:
         _draw_arrows(ax, _SPACING * t, last=t == 3)
         _draw_boxes(ax, _SPACING * t, t, shapes)
     title = "At each step, what came stands beside what was expected"
-    ax.set(xlim=(1.6, 11.2), ylim=(-0.5, 5.4), title=title)
+    ax.set(
+        xlim=(1.6, 11.2),
+        ylim=(-0.5, 5.4),
+        title=title,
+    )
     ax.axis("off")
     return figure
 
@@ -65,11 +76,28 @@ def _draw_arrows(ax, x, last):
     if not last:
         arrows.append(((x + 1.4, 2.8), (x + 3.2, 4)))  # the prediction to the next step's head
         arrows.append(((x + 1.2, 1.9), (x + 4.2, 1.9)))  # the state to the next step
-    style = dict(arrowstyle="->", color="0.4", shrinkA=9, shrinkB=9)
+    style = dict(
+        arrowstyle="->",
+        color="0.4",
+        shrinkA=9,
+        shrinkB=9,
+    )
     for start, end in arrows:
         ax.annotate("", end, start, arrowprops=style)
-    ax.text(x - 0.1, 0.65, "f", fontsize=7, ha="right")
-    ax.text(x + 1.45, 2.35, r"$\phi$, memory", fontsize=7, va="center")
+    ax.text(
+        x - 0.1,
+        0.65,
+        "f",
+        fontsize=7,
+        ha="right",
+    )
+    ax.text(
+        x + 1.45,
+        2.35,
+        r"$\phi$, memory",
+        fontsize=7,
+        va="center",
+    )
 
 
 def _draw_boxes(ax, x, t, shapes):
@@ -84,7 +112,15 @@ def _draw_boxes(ax, x, t, shapes):
     ]
     for left, bottom, text, colour in boxes:
         frame = dict(boxstyle="round", facecolor=colour, edgecolor="0.6")
-        ax.text(left, bottom, text, ha="center", va="center", fontsize=7, bbox=frame)
+        ax.text(
+            left,
+            bottom,
+            text,
+            ha="center",
+            va="center",
+            fontsize=7,
+            bbox=frame,
+        )
 
 
 def _times(shape):
@@ -123,12 +159,21 @@ def plot_timeline(
     strip.set_title(title, fontsize=9)
     middle = np.arange(len(surprise)) * MOMENT + 0.4
     classes.stackplot(middle, probabilities.T, labels=CLASSES, colors=_CLASS_COLOURS)
-    classes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=3)
+    classes.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        ncol=3,
+    )
     classes.set(ylim=(0, 1), ylabel="probability")
     shown = np.where(surprise > 0, surprise, np.nan)
     curve.plot(middle, shown, color="0.2")
     top = 1.1 * np.nanmax(shown, initial=0.1)
-    curve.set(xlim=(0, seconds), ylim=(0, top), ylabel="surprise", xlabel="seconds")
+    curve.set(
+        xlim=(0, seconds),
+        ylim=(0, top),
+        ylabel="surprise",
+        xlabel="seconds",
+    )
     for axis in (classes, curve):
         _mark_times(axis, times, found)
     return figure

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,18 @@ MOMENT = 0.25  # seconds from one moment to the next
 MOMENTS_PER_BLOCK = 4  # a block is spread over one second
 
 
-def label_blocks(starts: np.ndarray, failure: float, block_len: int = 5) -> np.ndarray:
+def label_blocks(
+    starts: np.ndarray,
+    failure: float,
+    block_len: int = 5,
+) -> np.ndarray:
     """`label_moments` for blocks that begin at `starts` seconds: their last frame is 1/T early."""
     starts = np.asarray(starts)
-    return label_moments(starts, starts + (block_len - 1) / block_len, failure)
+    return label_moments(
+        starts,
+        starts + (block_len - 1) / block_len,
+        failure,
+    )
 
 
 # ---- moments: what is read
@@ -56,7 +65,15 @@ class Moments:
             size = self.clips.img_size
             frames = np.zeros((0, size, size, 3), np.uint8)
         blocks = frames.reshape(-1, places.shape[1], *frames.shape[1:])  # [moments, T, H, W, 3]
-        blocks = np.ascontiguousarray(blocks.transpose(0, 4, 1, 2, 3))
+        blocks = np.ascontiguousarray(
+            blocks.transpose(
+                0,
+                4,
+                1,
+                2,
+                3,
+            )
+        )
         return {"blocks": blocks, "number": number}
 
     def _read(self, number, seconds):
@@ -66,10 +83,20 @@ class Moments:
         different, back = np.unique(wanted, return_inverse=True)
         crop = centre_crop(video.info.width, video.info.height)
         path = clips.videos.root / video.path
-        return read_frames(path, different, clips.img_size, crop, video.info)[back]
+        return read_frames(
+            path,
+            different,
+            clips.img_size,
+            crop,
+            video.info,
+        )[back]
 
 
-def moments_of(videos: VideoList, img_size: int, block_len: int = 5) -> Moments:
+def moments_of(
+    videos: VideoList,
+    img_size: int,
+    block_len: int = 5,
+) -> Moments:
     """The `Moments` of a `VideoList`: blocks of `block_len` frames, each spread over one second."""
     clips = Clips(
         videos,
@@ -85,7 +112,7 @@ def moments_of(videos: VideoList, img_size: int, block_len: int = 5) -> Moments:
 # ---- windows: what the network sees at a time
 
 
-def number_of_windows(moments: np.ndarray | int, num_blocks: int) -> np.ndarray:
+def number_of_windows(moments: Any, num_blocks: int) -> Any:
     """How many windows a video of so many moments has; at least four, so that all are covered."""
     whole = moments - MOMENTS_PER_BLOCK * (num_blocks - 1)
     return np.maximum(whole, np.minimum(MOMENTS_PER_BLOCK, moments))
@@ -126,10 +153,19 @@ def class_weights(labels: np.ndarray, share: float) -> np.ndarray:
     return np.array([others, share / natural, others])
 
 
-def draw_steps(labels: np.ndarray, share: float, size: int, rng: np.random.Generator) -> np.ndarray:
+def draw_steps(
+    labels: np.ndarray,
+    share: float,
+    size: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Draw `size` indices into `labels` such that transitions are `share` of them."""
     weights = class_weights(labels, share)[labels]
-    return rng.choice(len(labels), size, p=weights / weights.sum())
+    return rng.choice(
+        len(labels),
+        size,
+        p=weights / weights.sum(),
+    )
 
 
 class OversampledBatches:
@@ -179,10 +215,20 @@ class SlidingWindows:
 
     def counts(self, clips: Clips) -> np.ndarray:
         """How many windows each video has: int [V]."""
-        moments = moments_of(clips.videos, clips.img_size, clips.block_len).counts()
+        moments = moments_of(
+            clips.videos,
+            clips.img_size,
+            clips.block_len,
+        ).counts()
         return number_of_windows(moments, clips.num_blocks)
 
-    def start(self, clips: Clips, limit: float, which: int, rng: np.random.Generator) -> float:
+    def start(
+        self,
+        clips: Clips,
+        limit: float,
+        which: int,
+        rng: np.random.Generator,
+    ) -> float:
         """Where window `which` begins, in seconds."""
         return which * MOMENT
 
@@ -212,11 +258,21 @@ class WindowTargets:
         counts = moments_of(videos, img_size, block_len).counts()
         places = []
         labels = []
-        for count, first, failure in zip(counts, self.clips.first, failures):
+        for count, first, failure in zip(
+            counts,
+            self.clips.first,
+            failures,
+        ):
             steps = window_steps(count, num_blocks)
             scored = scored_steps(steps)
             places.append(np.argwhere(scored) + [first, 0])
-            labels.append(label_blocks(steps[scored] * MOMENT, failure, block_len))
+            labels.append(
+                label_blocks(
+                    steps[scored] * MOMENT,
+                    failure,
+                    block_len,
+                )
+            )
         self.places = np.concatenate(places)  # [S, 2]: window, step
         self.labels = np.concatenate(labels)  # [S]
 

@@ -457,5 +457,7 @@ def test_maps_and_judges_of_very_few():
         address, np.array([0, 0, 1])
     ) == pytest.approx(1 / 3)
     assert chance_agreement(np.array([4])) == 0
+    twelve = torch.rand(12, 3, generator=torch.manual_seed(0)).softmax(1)
+    assert np.array_equal(map_addresses(twelve), map_addresses(twelve))
     picked = some_clips(np.repeat(np.arange(20), 30), most_classes=10, most_clips=7)
     assert len(picked) == 70 and len(set(picked)) == 70 and (np.diff(picked) > 0).all()
