@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
 
-from memdpc.base.errors import CheckpointError, ConfigError
+from memdpc.base.errors import CheckpointError
 from memdpc.method.model import Classifier, MemDPC
 
 pytestmark = pytest.mark.trains
@@ -211,7 +211,7 @@ def test_float64():
 
 
 def test_every_dropout_is_a_module():
-    "With the dropouts found as nn.Dropout set to zero, train mode holds no chance: none hides in a function."
+    """With every nn.Dropout set to zero, train mode is deterministic: none hides in a function."""
     model = build(dropout=0.5)
     classifier = Classifier(model, 3).train()
     x = clips(model)

@@ -1,4 +1,4 @@
-"""Released checkpoints: files as they were written, files that do harm, files that are broken, entries that do not fit."""
+"""Released checkpoints: files as written, harmful files, broken files, entries that do not fit."""
 
 import io
 import os
@@ -19,7 +19,7 @@ SIZES = dict(img_size=32, num_blocks=3, block_len=2, pred_steps=1)
 
 
 def to_released(model):
-    "The state dict of a model as the released code would have written it: its names, each GRU weight twice."
+    """The state dict as the released code would have written it: each GRU weight twice."""
     entries = {}
     for name, value in model.state_dict().items():
         part, rest = name.split(".", 1)
@@ -39,7 +39,7 @@ def model_of(seed=0, **sizes):
     "A model whose every entry is random, running statistics included."
     torch.manual_seed(seed)
     model = MemDPC(**dict(encoder="tiny", mem_size=5) | SIZES | sizes)
-    for name, value in model.state_dict().items():
+    for value in model.state_dict().values():
         if value.is_floating_point():
             value.add_(0.1 * torch.rand_like(value))
     return model
@@ -51,7 +51,7 @@ def state_dict():
 
 
 def save_released(path, entries, zipped=False, **more):
-    "A `.pth.tar` as the released code wrote it: a pickled dict whose `best_acc` names numpy's old module."
+    """A `.pth.tar` as the released code wrote it; `best_acc` names numpy's old module."""
     checkpoint = {
         "epoch": 7,
         "state_dict": entries,
@@ -231,7 +231,7 @@ def test_errors_are_the_users():
 
 
 def test_missing_entries_are_named(state_dict):
-    "Any entry may be missing (every fifth is tried). A GRU weight is gone only if both of its copies are."
+    """Every fifth entry is tried. A GRU weight is gone only if both of its copies are."""
     for name in list(state_dict)[::5] + ["mb", "network_pred.0.bias"]:
         copies = {
             name,
