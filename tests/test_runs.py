@@ -126,7 +126,7 @@ def test_dpc_in_one_direction(tmp_path, shapes):
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        (["epoch", "3"], "'epoch' is no parameter of this job"),
+        (["epoch", "3"], "'epoch' is not a parameter of this job"),
         (["epochs", "1.5"], "epochs"),
         (["mem_size", "-1"], "mem_size must lie in"),
     ],

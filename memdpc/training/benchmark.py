@@ -13,7 +13,6 @@ import logging
 import math
 import platform
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -213,10 +212,12 @@ def time_functions(clips: Clips, total: int, longest: int = 8) -> dict[str, floa
     for key in range(total):
         clips[key, 0]
     profile.disable()
-    spent = Counter()
+    spent: dict[str, float] = {}
     for entry in profile.getstats():
-        spent[_function_name(entry.code)] += 1000 * entry.inlinetime / total
-    named = dict(spent.most_common(longest))
+        name = _function_name(entry.code)
+        spent[name] = spent.get(name, 0.0) + 1000 * entry.inlinetime / total
+    ordered = sorted(spent, key=spent.__getitem__, reverse=True)
+    named = {name: spent[name] for name in ordered[:longest]}
     return named | {"other": sum(spent.values()) - sum(named.values())}
 
 

@@ -256,7 +256,7 @@ def alive(pids):
 
 
 def test_ten_kills(launcher, videos, whole, tmp_path):
-    """kill -9 at ten moments, half of them while a checkpoint is written, with 0, 1 and 2 readers."""
+    """kill -9 at ten moments, half of them while a checkpoint is written; 0, 1 and 2 readers."""
     out = tmp_path / "run"
     checkpoints = out / "checkpoints"
     rng = random.Random(0)
@@ -531,7 +531,7 @@ def reached(out, row, process):
 
 
 def test_two_processes_are_killed_and_go_on(launcher, videos, tmp_path):
-    """Five steps, kill -9 of everything, resume with readers: ends as the undisturbed run of two."""
+    """Five steps, kill -9 of everything, resume with readers: ends as the undisturbed run."""
     whole, out, said = tmp_path / "whole", tmp_path / "run", launcher.folder / "launched"
     assert two(launcher, videos, whole).wait(240) == 0, said.read_text()
     killed = two(launcher, videos, out)
