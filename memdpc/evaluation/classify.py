@@ -4,8 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "logger",
-    "STRENGTHS",
     "probe",
     "choose_strength",
     "probe_accuracy",
@@ -14,7 +12,6 @@ __all__ = [
     "some_labels",
     "with_recipe",
     "load_classifier",
-    "tested_strides",
     "classify",
     "at_fraction",
     "few_labels",
@@ -96,15 +93,12 @@ from ..training.pretrain import log_videos, optimise_for
 from .arrays import Features
 from .features import measured_clips, measured_features
 
-# %% ../../nbs/evaluation/02_classify.ipynb #fac44c47
+# %% ../../nbs/evaluation/02_classify.ipynb #fac44c46
 logger = logging.getLogger(__name__)
-STRENGTHS = (
-    0.001,
-    0.01,
-    0.1,
-)  # inverse strengths of the probe's L2 penalty that are tried
+STRENGTHS = (0.001, 0.01, 0.1)  # inverse strengths of the probe's L2 penalty that are tried
 
 
+# %% ../../nbs/evaluation/02_classify.ipynb #fac44c47
 def probe(x: np.ndarray, labels: np.ndarray, strength: float) -> Pipeline:
     """A linear classifier fitted on standardised features `x` [V, D] and `labels` [V]."""
     regression = LogisticRegression(C=strength, tol=1e-3, max_iter=1000)
@@ -651,7 +645,7 @@ def load_classifier(checkpoint: str | Path, classes: Sequence[str], **sizes: Any
     return classifier.eval()
 
 
-def tested_strides(config: ClassifyConfig) -> dict[str, Any]:
+def _tested_strides(config):
     """The strides of a classifier: the config's, its run's, or those its run began with."""
     run = run_config(config.checkpoint)
     if config.frame_stride or config.time_stride or "mode" not in run:
@@ -689,7 +683,7 @@ def run_test(
         names = ("num_blocks", "block_len", "img_size")
         sizes = {name: classifier.sizes[name] for name in names}
     Path(config.out).mkdir(parents=True, exist_ok=True)
-    clips = Clips(test, starts=Every(), **sizes | given | tested_strides(config))
+    clips = Clips(test, starts=Every(), **sizes | given | _tested_strides(config))
     with watched_workers():
         on_device = classifier.to(accelerator.device)
         tested = test_classifier(config, accelerator, on_device, clips)

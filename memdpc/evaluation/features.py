@@ -4,7 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "NORMS",
     "network_features",
     "mean_image",
     "single_frame",
@@ -107,7 +106,7 @@ def single_frame(clips: torch.Tensor, side: int = 24) -> tuple[torch.Tensor, tor
 
 
 # %% ../../nbs/evaluation/01_features.ipynb #704c4e9f
-NORMS = (
+_NORMS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
     nn.BatchNorm3d,
@@ -127,7 +126,7 @@ def recalibrate(
 
     The weights stay. Returns the model, in eval mode.
     """
-    norms = [module for module in model.modules() if isinstance(module, NORMS)]
+    norms = [module for module in model.modules() if isinstance(module, _NORMS)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -4,7 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "K",
     "nearest",
     "recalls",
     "chance_recalls",
@@ -141,14 +140,14 @@ def hit_probability(k: int, nearer: int, tied: int, right: int) -> float:
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #de2b3f56
-K = (1, 5, 10, 20, 50)
+_K = (1, 5, 10, 20, 50)
 
 
 def recalls(
     train: Features,
     test: Features,
     readout: str = "mean",
-    k: Sequence[int] = K,
+    k: Sequence[int] = _K,
     centre: bool = True,
 ) -> dict[int, float]:
     """`{k: R@k}`: the share of test videos with one of their class among the `k` nearest.
@@ -159,7 +158,7 @@ def recalls(
     return {n: float(np.mean([hit_probability(n, *row) for row in rows])) for n in k}
 
 
-def chance_recalls(train: Features, test: Features, k: Sequence[int] = K) -> dict[int, float]:
+def chance_recalls(train: Features, test: Features, k: Sequence[int] = _K) -> dict[int, float]:
     """`{k: R@k}` of features that hold no information."""
     counts = dict(zip(*np.unique(train.labels, return_counts=True)))
     total = len(train.labels)
