@@ -108,7 +108,12 @@ def step_features(
     expected = model.predict_next(seen)  # [W, N-1, D, h, w]
     surprise = surprise_distance(seen[:, 1:], expected)  # [W, N-1]
     predicted = _after_unknown_step(expected.mean((3, 4)))
-    return StepFeatures(steps, z.mean((2, 3)), predicted, _after_unknown_step(surprise))
+    return StepFeatures(
+        steps,
+        z.mean((2, 3)),
+        predicted,
+        _after_unknown_step(surprise),
+    )
 
 
 # %% ../../nbs/evaluation/04_oops.ipynb #ea4df2c8
@@ -221,7 +226,11 @@ def _held_out_loss(head, steps, weights, sources=("z", "predicted")):
     x = _head_input(steps, sources).to(head.mean.device)
     target = torch.from_numpy(steps.label)
     weights = torch.from_numpy(weights).float()
-    return F.cross_entropy(head(x).cpu(), target, weight=weights).item()
+    return F.cross_entropy(
+        head(x).cpu(),
+        target,
+        weight=weights,
+    ).item()
 
 
 # %% ../../nbs/evaluation/04_oops.ipynb #fc92ec04
@@ -286,10 +295,20 @@ def average_over_windows(steps: Steps, scores: np.ndarray) -> list[Timeline]:
         label = np.zeros(moment.max() + 1, int)
         label[moment] = steps.label[part]
         total = np.zeros((len(label), scores.shape[1]))
-        np.add.at(total, moment[known], scores[part][known])
+        np.add.at(
+            total,
+            moment[known],
+            scores[part][known],
+        )
         count = np.bincount(moment[known], minlength=len(label))
         mean = total / np.maximum(count, 1)[:, None]
-        timelines.append(Timeline(int(steps.video[part[0]]), label, mean))
+        timelines.append(
+            Timeline(
+                int(steps.video[part[0]]),
+                label,
+                mean,
+            )
+        )
     return timelines
 
 
@@ -307,7 +326,9 @@ def most_likely_time(scores: np.ndarray) -> float:
 
 
 def step_probabilities(
-    head: OopsHead, steps: Steps, sources: Sequence[str] = ("z", "predicted")
+    head: OopsHead,
+    steps: Steps,
+    sources: Sequence[str] = ("z", "predicted"),
 ) -> np.ndarray:
     "Class probabilities of each step: [S, 3]."
     with torch.no_grad():
@@ -362,7 +383,11 @@ def _result_row(name, timelines, predicted, found, times):
     "A row of the table: a method's name, and its measures over all moments and transitions."
     labels = np.concatenate([timeline.label for timeline in timelines])
     predicted = np.concatenate(predicted)
-    confusion = confusion_matrix(labels, predicted, labels=range(len(CLASSES)))
+    confusion = confusion_matrix(
+        labels,
+        predicted,
+        labels=range(len(CLASSES)),
+    )
     row = {"name": name}
     row |= class_measures(labels, predicted)
     row |= time_measures(found, [times[timeline.video] for timeline in timelines])
@@ -435,7 +460,11 @@ def blind_rows(steps: Steps, times: Sequence[Sequence[float]]) -> list[dict]:
     always = _result_row("always 'unintentional'", timelines, unintentional, nothing, times)
     # Chance names each class alike: every moment counts three times, once for each.
     thrice = [
-        Timeline(timeline.video, np.repeat(timeline.label, 3), timeline.scores)
+        Timeline(
+            timeline.video,
+            np.repeat(timeline.label, 3),
+            timeline.scores,
+        )
         for timeline in timelines
     ]
     any_class = [np.tile([0, 1, 2], len(timeline.label)) for timeline in timelines]
@@ -491,7 +520,11 @@ HEAD_SOURCES = {
 
 
 def collect_parts(
-    config: OopsConfig, model: MemDPC, sizes: dict, parts: dict, device: torch.device | str
+    config: OopsConfig,
+    model: MemDPC,
+    sizes: dict,
+    parts: dict,
+    device: torch.device | str,
 ) -> dict[str, Steps]:
     "`{name: Steps}` of the parts of a dataset, `LabelledVideos` each, by one network."
     model = model.to(device).eval()
@@ -505,7 +538,11 @@ def collect_parts(
 
 
 def linear_rows(
-    config: OopsConfig, prefix: str, steps: dict[str, Steps], times: list, names: Sequence[str]
+    config: OopsConfig,
+    prefix: str,
+    steps: dict[str, Steps],
+    times: list,
+    names: Sequence[str],
 ) -> tuple[list[dict], dict[str, OopsHead]]:
     "`(rows, {name: head})` of heads on the frozen features of one network."
     rows = []
