@@ -366,7 +366,10 @@ def time_measures(
 
     A video in which nobody saw a failure does not count. None: nothing to measure, or not found.
     """
-    failing = [(time, seen) for time, seen in zip(found, times) if max(seen) >= 0]
+    failing = []
+    for time, seen in zip(found, times):
+        if max(seen, default=-1) >= 0:
+            failing.append((time, seen))
     if not failing:
         return {"within_0.25": None, "within_1": None, "median_error": None}
     errors = np.array([_nearest_error(time, seen) for time, seen in failing])
