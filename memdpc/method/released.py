@@ -49,8 +49,8 @@ def load_released(source: str | Path | Mapping[str, Any], **sizes: Any) -> MemDP
         raise CheckpointError("mb: missing (the memory)")
     if slots.ndim != 2 or not slots.is_floating_point():
         raise CheckpointError(f"mb: not a memory, but {_describe(slots)}")
-    found = _sizes_of(entries) | {"mem_size": len(slots)}
-    model = MemDPC(**(found | sizes)).to(slots.dtype)
+    found: dict[str, Any] = {**_sizes_of(entries), "mem_size": len(slots), **sizes}
+    model = MemDPC(**found).to(slots.dtype)
     load_strictly(model, entries, released_name)
     return model
 
@@ -67,8 +67,8 @@ def load_released_classifier(source: str | Path | Mapping[str, Any], **sizes: An
         raise CheckpointError("final_fc.1.weight: missing (the linear layer)")
     if weight.ndim != 2 or not weight.is_floating_point():
         raise CheckpointError(f"final_fc.1.weight: not a linear layer, but {_describe(weight)}")
-    found = _sizes_of(entries) | sizes
-    model = MemDPC(**(found | {"mem_size": 0}))  # the classifier has no memory
+    found: dict[str, Any] = {**_sizes_of(entries), **sizes, "mem_size": 0}  # it has no memory
+    model = MemDPC(**found)
     classifier = Classifier(model, len(weight)).to(weight.dtype)
     load_strictly(classifier, entries, released_name)
     return classifier
