@@ -291,7 +291,7 @@ WRONG = {
     "a number without a class": ({"classInd": ["1 Archery", "2"]}, "'2'"),
     "a class twice": ({"classInd": ["1 Archery", "2 Archery"]}, "of its own"),
     "a number twice": ({"classInd": ["1 Archery", "1 Biking"]}, "of its own"),
-    "a binary file": ({"trainlist01": ["\0\1\2"]}, "no text file"),
+    "a binary file": ({"trainlist01": ["\0\1\2"]}, "not a text file"),
     "nothing that is there": (
         {"trainlist01": ["Archery/v_Archery_g09_c01.avi 1"]},
         "none of the listed videos is there",
@@ -506,7 +506,7 @@ TABLES = {
     "no label": (table([("", "abc", 1, 11)]), "line 2: no label"),
     "empty": ([], "no column"),
     "no row": (table([]), "no video"),
-    "binary": (["\0\1"], "no text file"),
+    "binary": (["\0\1"], "not a text file"),
     "nothing there": (
         table([("yoga", "../../etc/passwd", 1, 2), ("yoga", "/etc/passwd", 1, 2)]),
         "none of the listed videos is there",
@@ -804,7 +804,7 @@ WRONG_TABLES = {
     "a path that leads out": (["path,label", "a/../../x.mp4,run"], "leads out"),
     "a path from the top": (["path,label", "/etc/passwd,run"], "leads out"),
     "cut in a quote": (["path,label", '"2.mp4,run'], "unexpected end"),
-    "a binary file": (["\0\1"], "no text file"),
+    "a binary file": (["\0\1"], "not a text file"),
     "nothing there": (["path,label", "x.mp4,run"], "none of the listed videos is there"),
 }
 
