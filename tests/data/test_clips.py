@@ -316,7 +316,7 @@ def test_every_length_is_used(tmp_path, caplog):
 
     Here all are used, and those padded are named.
     """
-    from memdpc.training.pretrain import clips_from, report
+    from memdpc.training.pretrain import clips_from, log_videos
 
     for frames in LENGTHS:
         video(tmp_path / "f" / f"{frames:03d}.avi", frames)
@@ -349,7 +349,7 @@ def test_every_length_is_used(tmp_path, caplog):
                 all(real[5 * n : 5 * n + 5]) for n in range(8)
             ] and all(real) == (length >= 118)
     caplog.set_level(logging.INFO)
-    report(
+    log_videos(
         videos,
         clips,
         np.zeros(0).view(type("Model", (np.ndarray,), {"parameters": lambda self: []})),
@@ -368,14 +368,14 @@ def number_in(clip, n, t):
 
 def test_a_long_list_of_padded_videos_is_cut(tmp_path, caplog):
     """Twenty names, then a count and where to find the rest; by time the length is in seconds."""
-    from memdpc.training.pretrain import clips_from, report
+    from memdpc.training.pretrain import clips_from, log_videos
 
     data = video(tmp_path / "f/00.avi", 30).read_bytes()
     for i in range(1, 23):
         (tmp_path / f"f/{i:02d}.avi").write_bytes(data)
     caplog.set_level(logging.INFO)
     config = PretrainConfig(encoder="tiny", img_size=16, time_stride=0.1)
-    report(
+    log_videos(
         load(tmp_path / "f"),
         clips_from(config, load(tmp_path / "f")),
         type("Model", (), {"parameters": list})(),
