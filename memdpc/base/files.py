@@ -188,4 +188,4 @@ def turn(path: Path) -> Iterator[None]:
         lock.release()
 
 
-__all__ = ["cache_folder"]  # the rest is the library's own plumbing
+__all__ = []

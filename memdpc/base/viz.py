@@ -165,4 +165,4 @@ def curves(
     return ax
 
 
-__all__ = ["as_text", "curves", "filmstrip", "heatmap", "use_style"]
+__all__ = ["curves", "filmstrip", "heatmap", "use_style"]

@@ -287,4 +287,4 @@ def _plain_children() -> Iterator[None]:
                 os.environ[name] = value
 
 
-__all__ = ["Entry", "run_guarded"]
+__all__ = []

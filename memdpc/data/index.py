@@ -193,4 +193,4 @@ def _open_files(
         yield file.removeprefix(top), entry
 
 
-__all__ = ["Index", "describe", "examine", "info_from"]
+__all__ = []

@@ -667,4 +667,4 @@ def _qualities(
     return tuple(sorted(found))
 
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["prepare"]

@@ -302,4 +302,4 @@ def _frames_line(report: Report) -> str:
     return f"  frames  {low} to {high}, median {middle:g}; {clip}"
 
 
-__all__ = ["Report", "scan"]
+__all__ = ["scan"]

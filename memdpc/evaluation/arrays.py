@@ -114,4 +114,4 @@ def _read_features(folder: Path) -> Features:
     return Features(paths=paths, **arrays)
 
 
-__all__ = ["Features", "load_features", "save_features"]
+__all__ = ["Features", "load_features"]

@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = [
-    "entropy",
     "perplexity",
     "SlotUsage",
     "mutual_information",
     "NearestBlocks",
-    "purity",
     "surprise",
     "belief",
     "atlas",
@@ -91,6 +89,7 @@ def entropy(p: torch.Tensor, dim: int = -1) -> torch.Tensor:
     return torch.special.entr(p).sum(dim)
 
 
+# %% ../../nbs/evaluation/05_atlas.ipynb #f8027a14
 def perplexity(p: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """How many slots share an address: the number of equal shares that are as uncertain.
 

@@ -22,6 +22,8 @@ from memdpc.evaluation.features import clips_of
 from memdpc.method.model import MemDPC
 from memdpc.training.processes import make_accelerator, make_loader, watched_workers
 
+__all__ = []
+
 _FEWEST_CLIPS = 4  # for a map
 
 

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from memdpc.base.viz import heatmap, use_style
 
+__all__ = []
+
 _WIDTH = 6.8  # of a figure, inches
 _CAPTION = 0.15  # of a caption, inches
 

@@ -4,18 +4,12 @@
 
 # %% auto #0
 __all__ = [
-    "probe",
-    "choose_strength",
     "probe_accuracy",
     "ActionClassifier",
     "predict",
-    "some_labels",
-    "with_recipe",
     "load_classifier",
     "classify",
-    "at_fraction",
     "few_labels",
-    "plot_few_labels",
 ]
 
 # %% ../../nbs/evaluation/02_classify.ipynb #961eaa4e
@@ -130,6 +124,7 @@ def choose_strength(
     return STRENGTHS[int(np.argmax(scores))]
 
 
+# %% ../../nbs/evaluation/02_classify.ipynb #99390bac
 def probe_accuracy(train: Features, test: Features, readout: str, seed: int = 0) -> float:
     """Accuracy on the test videos of a linear probe fitted on the training videos."""
     x = train.readout(readout)
@@ -780,6 +775,7 @@ def at_fraction(config: ClassifyConfig, fraction: float, draw: int) -> ClassifyC
     return replace(config, **changed)
 
 
+# %% ../../nbs/evaluation/02_classify.ipynb #b475fc4f
 def few_labels(
     configs: dict[str, ClassifyConfig],
     fractions: Sequence[float] = (0.1, 0.2, 0.5, 1.0),

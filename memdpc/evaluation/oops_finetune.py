@@ -17,7 +17,7 @@ from memdpc.training.loop import Schedule, train
 from memdpc.training.processes import make_loader
 from memdpc.training.run import Run, finish, restore
 
-__all__ = ["finetune"]
+__all__ = []
 
 # The rate drops, and later training ends, once the held-out loss has not fallen for so many epochs.
 _PATIENCE = 3

@@ -15,7 +15,7 @@ from memdpc.base.errors import DatasetError, printable
 from memdpc.data.layouts import normalize_name, read_transitions
 from memdpc.data.videos import VideoList, hold_out, load_dataset, summarize_reasons
 
-__all__ = ["CLASSES", "failure_time", "label_moments"]
+__all__ = []
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from memdpc.base.viz import use_style
 from memdpc.evaluation.oops_labels import CLASSES
 from memdpc.evaluation.oops_windows import MOMENT
 
-__all__ = ["draw_classifier", "plot_timeline"]
+__all__ = []
 
 _CLASS_COLOURS = ("#9fc5e8", "#e06666", "#f6b26b")
 _WIDTH = 5.4  # of a filmstrip, inches

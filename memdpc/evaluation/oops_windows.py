@@ -13,7 +13,7 @@ from memdpc.data.video import centre_crop, read_frames
 from memdpc.data.videos import VideoList
 from memdpc.evaluation.oops_labels import label_moments
 
-__all__ = ["MOMENT", "MOMENTS_PER_BLOCK", "window_steps", "scored_steps", "class_weights"]
+__all__ = []
 
 logger = logging.getLogger(__name__)
 

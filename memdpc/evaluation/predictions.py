@@ -151,4 +151,4 @@ def _prediction_rows(
     return rows
 
 
-__all__ = ["plot_confusion"]
+__all__ = []

@@ -72,4 +72,4 @@ def predict_once(
     return address, prediction
 
 
-__all__ = ["check_clips", "check_sizes"]
+__all__ = []

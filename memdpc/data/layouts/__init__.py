@@ -40,16 +40,4 @@ register_dataset("oops-filtered", oops.list_oops_filtered, annotations=oops.ANNO
 register_dataset("csv", csv_lists.list_csv, annotations=csv_lists.ANNOTATIONS)
 register_dataset("folder", folder.list_folder)
 
-__all__ = [
-    "DATASETS",
-    "Listed",
-    "Listing",
-    "annotation_files",
-    "list_dataset",
-    "list_parts",
-    "normalize_name",
-    "number_of_splits",
-    "read_transitions",
-    "register_dataset",
-    "video_paths",
-]
+__all__ = ["DATASETS", "Listed", "Listing", "list_dataset", "number_of_splits", "register_dataset"]

@@ -28,6 +28,8 @@ from memdpc.data.layouts.listing import (
 )
 from memdpc.data.layouts.walk import video_paths
 
+__all__ = []
+
 TABLES = {"train": "train.csv", "test": "test.csv"}
 ANNOTATIONS = list(TABLES.values())
 

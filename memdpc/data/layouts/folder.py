@@ -14,6 +14,8 @@ from memdpc.base.errors import DatasetError
 from memdpc.data.layouts.listing import Listed, Listing, Missing
 from memdpc.data.layouts.walk import VIDEO_SUFFIXES, is_folder, video_paths
 
+__all__ = []
+
 TEST_FOLDERS = ("test", "val")
 
 

@@ -25,6 +25,8 @@ from memdpc.data.layouts.listing import (
 )
 from memdpc.data.layouts.walk import video_paths
 
+__all__ = []
+
 # The last: the archives of the classes, unpacked side by side.
 VIDEO_FOLDERS = ("videos", "hmdb51_org", "hmdb51", "HMDB51", "")
 _PLACES = ("", "split/", "splits/", "test_train_splits/", "splits_classification/")

@@ -22,6 +22,8 @@ from memdpc.data.layouts.listing import (
 )
 from memdpc.data.layouts.walk import is_folder, video_paths
 
+__all__ = []
+
 _NAMES = {"train": ("train",), "test": ("val", "validate", "validation")}
 _TABLE_FOLDERS = ("", "annotations/", "kinetics400/")
 _TABLE_PREFIXES = ("", "kinetics_", "kinetics400_", "kinetics-400_")

@@ -24,6 +24,8 @@ from typing import NamedTuple
 from memdpc.base.errors import ConfigError, DatasetError
 from memdpc.base.registry import Registry
 
+__all__ = []
+
 Missing = tuple[str, str]  # (name, reason)
 
 

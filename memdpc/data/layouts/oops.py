@@ -24,6 +24,8 @@ from memdpc.data.layouts.listing import (
 )
 from memdpc.data.layouts.walk import video_paths
 
+__all__ = []
+
 ANNOTATIONS = [
     f"{folder}annotations/{name}"
     for folder in ("oops_dataset/", "")

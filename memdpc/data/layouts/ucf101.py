@@ -20,6 +20,8 @@ from memdpc.data.layouts.listing import (
 )
 from memdpc.data.layouts.walk import video_paths
 
+__all__ = []
+
 VIDEO_FOLDERS = ("videos", "UCF-101")  # UCF-101 is what the archive unpacks to
 LIST_FOLDERS = ("splits_classification", "ucfTrainTestlist")  # the second is the archive's name
 ANNOTATIONS = [

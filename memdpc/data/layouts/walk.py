@@ -3,6 +3,8 @@
 import os
 from heapq import heappop, heappush
 
+__all__ = []
+
 _SUFFIXES = """
 .avi .mp4 .mkv .webm .mov .m4v .mpg .mpeg .m2v .wmv .asf .flv .3gp .3g2 .ts .mts .m2ts .vob .ogv
 .divx
