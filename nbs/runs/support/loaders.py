@@ -90,8 +90,8 @@ def material_of(config: BenchmarkConfig, path: Path, jpegs: Path | None = None) 
 
 def write_jpegs(material: Material) -> None:
     """Unpack a video into JPEG files of quality 100, as the released code wants them."""
-    for i in range(material.info.frames):
-        (frame,) = read_frames(material.path, [i], info=material.info)
+    frames = read_frames(material.path, range(material.info.frames))
+    for i, frame in enumerate(frames):
         Image.fromarray(frame).save(f"{material.jpegs}/{i}.jpg", quality=100)
 
 
