@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -487,7 +487,7 @@ class OopsClassifier(nn.Module, Pretrained, library_name="memdpc", license="apac
     Normalised clips `[B, N, 3, T, H, W]`, N seconds each, to logits `[B, N, 3]`.
     """
 
-    def __init__(self, **sizes):  # those of `MemDPC`
+    def __init__(self, **sizes: Any) -> None:  # those of `MemDPC`
         super().__init__()
         self.memdpc = MemDPC(**sizes)
         if self.memdpc.backward_gru is not None:

@@ -224,6 +224,7 @@ def check_start(run: Run, accelerator: Accelerator, start: int) -> None:
 
 
 def warn_of_broken(count: int) -> None:
+    """Log how many clips of a run were taken from another video."""
     if count:
         logger.warning(
             "%d clips were taken from the next video, since their own could not be read any more",

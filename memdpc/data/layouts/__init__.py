@@ -22,15 +22,21 @@ from memdpc.data.layouts.listing import (
     DATASETS,
     Listed,
     Listing,
-    annotation_files,
     list_dataset,
-    list_parts,
-    normalize_name,
     number_of_splits,
     register_dataset,
 )
-from memdpc.data.layouts.oops import read_transitions
-from memdpc.data.layouts.walk import video_paths
+from memdpc.data.layouts.listing import (
+    annotation_files as annotation_files,
+)
+from memdpc.data.layouts.listing import (
+    list_parts as list_parts,
+)
+from memdpc.data.layouts.listing import (
+    normalize_name as normalize_name,
+)
+from memdpc.data.layouts.oops import read_transitions as read_transitions
+from memdpc.data.layouts.walk import video_paths as video_paths
 
 register_dataset("ucf101", ucf101.list_ucf101, splits=3, annotations=ucf101.ANNOTATIONS)
 register_dataset("hmdb51", hmdb51.list_hmdb51, splits=3, annotations=hmdb51.ANNOTATIONS)
