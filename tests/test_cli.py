@@ -241,7 +241,7 @@ assert 'torch' not in sys.modules
 """
     )
     assert (tmp_path / "s" / "oops_dataset").is_dir()
-    assert len(list((tmp_path / "s" / "videos").rglob("*.avi"))) == 32
+    assert len(list((tmp_path / "s" / "videos").rglob("*.mp4"))) == 32
 
 
 def test_results_are_printed_a_line_each(capsys):

@@ -136,7 +136,8 @@ class _GuardedPool:
         self.longest = max(self.longest, seconds)
         task = (self.work, path, self.args, seconds)
         try:
-            future = self.pool.schedule(_run_task, task, timeout=seconds)
+            with _ctrl_c_held_back():  # the first task starts the threads that start the workers
+                future = self.pool.schedule(_run_task, task, timeout=seconds)
         except RuntimeError as error:  # pebble's word for a pool that is broken
             raise BrokenProcessPool from error
         self.given[future] = path
@@ -162,6 +163,22 @@ class _GuardedPool:
         """End all workers, wherever they are."""
         self.pool.stop()
         self.pool.join()
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Threads and processes that are born here do not see SIGINT: a worker would print a traceback.
+
+    The parent answers Ctrl-C, and ends its workers.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _protect_process(work: Work) -> None:
