@@ -496,7 +496,7 @@ class PrepareConfig(JobConfig):
 
 @dataclass(frozen=True)
 class BenchmarkConfig(JobConfig):
-    """Time a clip's way from the file to the network, against other ways, and a training step."""
+    """Time a clip's way from the file to the network, and a training step."""
 
     out: str = ""  # the folder for the results
     video: str = ""  # a video file; '': one is made, of UCF101's size, codec and rate
@@ -505,7 +505,7 @@ class BenchmarkConfig(JobConfig):
     num_blocks: NumBlocks = 8  # blocks in a clip
     block_len: BlockLength = 5  # frames in a block
     frame_stride: FrameStride = 3  # every n-th frame is used
-    clips: Annotated[int, Range(1, 100_000)] = 40  # clips that each way reads
+    clips: Annotated[int, Range(1, 100_000)] = 40  # clips to read
     batch_size: BatchSize = 16  # clips in a training step
     num_workers: NumWorkers = 2  # the most processes to try
     seed: Seed = 0  # of clips and crops
