@@ -39,7 +39,7 @@ def load_model(checkpoint: str | Path, seed: int = 0, **sizes: Any) -> MemDPC:
         return _fresh(seed, sizes)
     if is_released(checkpoint):
         return load_released(Path(checkpoint), **sizes).float().eval()
-    parts = {name: sizes.pop(name) for name in PARTS if isinstance(sizes.get(name), nn.Module)}
+    parts = {name: sizes.pop(name) for name in PARTS if callable(sizes.get(name))}
     if sizes:
         names = ", ".join(sizes)
         raise ConfigError(f"{checkpoint}: a saved network has its own sizes: leave out {names}")
