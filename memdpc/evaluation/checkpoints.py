@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from memdpc.base.config import FeaturesConfig
 from memdpc.base.errors import CheckpointError, ConfigError
