@@ -710,7 +710,7 @@ def test_the_run_notebook(tmp_path, root, net):
     done, _ = papermill(
         tmp_path, "-p", "checkpont", "x", notebook=notebook, cwd=notebook.parents[2]
     )
-    assert done.returncode and "'checkpont' is no parameter of this job" in done.stderr
+    assert done.returncode and "'checkpont' is not a parameter of this job" in done.stderr
 
 
 def test_the_command_shapes_writes_both_datasets(tmp_path):

@@ -444,7 +444,7 @@ def test_run_notebook(whole, tmp_path):
     )
     assert "image/png" in target.read_text()
     for wrong, said in (
-        (["centring", "true"], "'centring' is no parameter"),
+        (["centring", "true"], "'centring' is not a parameter"),
         (["centre", "maybe"], "centre"),
         (["root", tmp_path / "none"], "no such folder"),
     ):
