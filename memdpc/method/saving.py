@@ -119,7 +119,7 @@ def check_given(**parts: object) -> None:
     for kind, part in parts.items():
         if isinstance(part, str) and part.startswith(_OBJECT):
             name = part.removeprefix(_OBJECT)
-            ask = f"hand it in again ({kind}=...), or register it under a name before training"
+            ask = f"hand it in again ({kind}=...), or train with a registered name"
             raise CheckpointError(f"its {kind} was an object of your own, {name}: {ask}")
 
 

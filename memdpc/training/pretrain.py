@@ -10,6 +10,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -210,6 +211,19 @@ def facts_of(run: Run, accelerator: Accelerator, videos: VideoList, seed: int) -
     return facts
 
 
+# %% ../../nbs/training/02_pretrain.ipynb #f320e928
+def _as_given(
+    config: PretrainConfig, model: nn.Module | None, videos: VideoList | None
+) -> PretrainConfig:
+    """The config with what the objects that were handed in say of themselves."""
+    known = {field.name for field in fields(config)}
+    sizes = getattr(model, "sizes", {})
+    changes = {name: value for name, value in sizes.items() if name in known}
+    if videos is not None:
+        changes |= {"dataset": videos.name, "root": str(videos.root)}
+    return replace(config, **changes)
+
+
 # %% ../../nbs/training/02_pretrain.ipynb #29fbe2ad
 def pretrain(
     config: PretrainConfig,
@@ -225,6 +239,7 @@ def pretrain(
     """
     if model is not None and loss is not None:
         raise ConfigError("a model has its loss already: hand in one of the two")
+    config = _as_given(config, model, videos)
     load_plugins(config.plugin)
     limit_threads(config.num_workers)
     accelerator = make_accelerator(config.device, config.precision)
