@@ -30,7 +30,11 @@ class ConvGRU(nn.Module):
             nn.init.orthogonal_(gate.weight, gain)
             nn.init.zeros_(gate.bias)
 
-    def step(self, features: torch.Tensor, state: torch.Tensor | None = None) -> torch.Tensor:
+    def step(
+        self,
+        features: torch.Tensor,
+        state: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         if state is None:
             state = torch.zeros_like(features)
         both = torch.cat([features, state], dim=1)  # [B, 2D, h, w]
@@ -38,7 +42,8 @@ class ConvGRU(nn.Module):
         update = torch.sigmoid(self.update_gate(both))  # in (0, 1)
         allowed = torch.cat([features, state * reset], dim=1)  # [B, 2D, h, w]
         candidate = torch.tanh(self.out_gate(allowed))  # in (-1, 1)
-        return self.dropout(state * (1 - update) + candidate * update)
+        kept = state * (1 - update)
+        return self.dropout(kept + candidate * update)
 
     def forward(self, features: torch.Tensor, state: torch.Tensor | None = None) -> torch.Tensor:
         states = []

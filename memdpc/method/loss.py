@@ -22,8 +22,9 @@ def similarity(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Both are `[B, P, D, h, w]`; the result is `[B*P*h*w, B*P*h*w]`, in float32 at least, also
     under autocast. No temperature, no normalisation.
     """
-    rows = predicted.permute(0, 1, 3, 4, 2).flatten(0, 3)  # [B*P*h*w, D]
-    columns = target.permute(0, 1, 3, 4, 2).flatten(0, 3)  # [B*P*h*w, D]
+    order = (0, 1, 3, 4, 2)  # D last
+    rows = predicted.permute(order).flatten(0, 3)  # [B*P*h*w, D]
+    columns = target.permute(order).flatten(0, 3)  # [B*P*h*w, D]
     if rows.dtype in (torch.float16, torch.bfloat16):
         rows = rows.float()
     columns = columns.to(rows.dtype)
@@ -44,9 +45,11 @@ def contrastive_loss(scores: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/method/04_loss.ipynb #298cc973
 def topk_accuracy(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Fraction of the rows of a square matrix whose diagonal entry is among the `k` largest."""
-    best = scores.topk(min(k, len(scores)), dim=1).indices  # [rows, k]
-    right = torch.arange(len(scores), device=scores.device)
-    found = (best == right[:, None]).any(dim=1)
+    number = len(scores)
+    best = scores.topk(min(k, number), dim=1).indices  # [rows, k]
+    right = torch.arange(number, device=scores.device)
+    hits = best == right[:, None]  # [rows, k]
+    found = hits.any(dim=1)
     return found.to(scores.dtype).mean()
 
 
@@ -67,7 +70,11 @@ class ContrastiveLoss:
             raise ConfigError(f"temperature must be positive, got {temperature}")
         self.temperature = temperature
 
-    def __call__(self, predicted: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    def __call__(
+        self,
+        predicted: torch.Tensor,
+        target: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
         scores = similarity(predicted, target)
         if self.temperature != 1:
             scores = scores / self.temperature
@@ -80,8 +87,12 @@ class ContrastiveLoss:
 
 
 @LOSSES.register("contrastive")
-def _contrastive(predicted: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    return ContrastiveLoss()(predicted, target)
+def _contrastive(
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    loss = ContrastiveLoss()
+    return loss(predicted, target)
 
 
 # %% ../../nbs/method/04_loss.ipynb #lossreg3
@@ -90,12 +101,15 @@ def build_loss(loss: str | Loss) -> Loss:
     if isinstance(loss, str):
         return LOSSES[loss]
     if not callable(loss):
-        raise ConfigError(f"loss: a name or a callable is wanted, not {type(loss).__name__}")
+        kind = type(loss).__name__
+        raise ConfigError(f"loss: a name or a callable is wanted, not {kind}")
     return loss
 
 
 def measure(
-    loss: Loss, predicted: torch.Tensor, target: torch.Tensor
+    loss: Loss,
+    predicted: torch.Tensor,
+    target: torch.Tensor,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and named measures of predictions; `ConfigError` where `loss` breaks its contract."""
     found = loss(predicted, target)

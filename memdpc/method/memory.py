@@ -23,9 +23,10 @@ def phi(dim: int, out: int, gain: float = 0.1) -> nn.Sequential:
     """
     first = nn.Conv2d(dim, dim, 1)
     last = nn.Conv2d(dim, out, 1)
-    for layer, size in ((first, 0.1), (last, gain)):
-        nn.init.orthogonal_(layer.weight, size)
-        nn.init.zeros_(layer.bias)
+    nn.init.orthogonal_(first.weight, 0.1)
+    nn.init.orthogonal_(last.weight, gain)
+    nn.init.zeros_(first.bias)
+    nn.init.zeros_(last.bias)
     return nn.Sequential(first, nn.ReLU(), last)
 
 
@@ -37,20 +38,28 @@ class Memory(nn.Module):
     the slots `[B, K, h, w]`, and features `[B, D, h, w]`, convex combinations of slots.
     """
 
-    def __init__(self, dim: int, num_slots: int, gain: float = 0.1) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_slots: int,
+        gain: float = 0.1,
+    ) -> None:
         super().__init__()
         self.phi = phi(dim, num_slots, gain)
-        self.slots = nn.Parameter(torch.randn(num_slots, dim))  # [K, D]
+        slots = torch.randn(num_slots, dim)
+        self.slots = nn.Parameter(slots)  # [K, D]
 
     def address(self, context: torch.Tensor) -> torch.Tensor:  # [B, D, h, w]
-        return self.phi(context).softmax(dim=1)  # [B, K, h, w], sums to 1 over K
+        scores = self.phi(context)
+        return scores.softmax(dim=1)  # [B, K, h, w], sums to 1 over K
 
     def read(self, address: torch.Tensor) -> torch.Tensor:  # [B, K, h, w]
         return torch.einsum("bkhw,kd->bdhw", address, self.slots)  # [B, D, h, w]
 
     def forward(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         address = self.address(context)
-        return address, self.read(address)
+        prediction = self.read(address)
+        return address, prediction
 
 
 # %% ../../nbs/method/03_memory.ipynb #51c3d7ad
@@ -62,7 +71,8 @@ class DirectPredictor(nn.Module):
         self.phi = phi(dim, dim, gain)
 
     def forward(self, context: torch.Tensor) -> tuple[None, torch.Tensor]:  # [B, D, h, w]
-        return None, self.phi(context)  # None, [B, D, h, w]
+        prediction = self.phi(context)  # [B, D, h, w]
+        return None, prediction
 
 
 # %% ../../nbs/method/03_memory.ipynb #memreg02
@@ -70,24 +80,36 @@ PREDICTORS: Registry[Callable[[int, int, float], nn.Module]] = Registry("predict
 
 
 @PREDICTORS.register("memory")
-def _memory(dim: int, num_slots: int, address_gain: float) -> nn.Module:
+def _memory(
+    dim: int,
+    num_slots: int,
+    address_gain: float,
+) -> nn.Module:
     if num_slots == 0:  # the older method, which has none
         return DirectPredictor(dim, address_gain)
     return Memory(dim, num_slots, address_gain)
 
 
 @PREDICTORS.register("direct")
-def _direct(dim: int, num_slots: int, address_gain: float) -> nn.Module:
+def _direct(
+    dim: int,
+    num_slots: int,
+    address_gain: float,
+) -> nn.Module:
     return DirectPredictor(dim, address_gain)
 
 
 # %% ../../nbs/method/03_memory.ipynb #memreg03
 def build_predictor(
-    predictor: str | nn.Module, dim: int, num_slots: int, address_gain: float
+    predictor: str | nn.Module,
+    dim: int,
+    num_slots: int,
+    address_gain: float,
 ) -> nn.Module:
     """The predictor of a name in `PREDICTORS`, or the given module; else a `ConfigError`."""
     if isinstance(predictor, str):
-        return PREDICTORS[predictor](dim, num_slots, address_gain)
+        build = PREDICTORS[predictor]
+        return build(dim, num_slots, address_gain)
     if not isinstance(predictor, nn.Module):
         name = type(predictor).__name__
         raise ConfigError(f"predictor: a name or an nn.Module is wanted, not {name}")
