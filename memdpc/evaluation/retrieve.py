@@ -99,8 +99,8 @@ def nearest(
     found = np.empty((len(queries), k), int)
     for row, (query, rough) in zip(found, searched.search(queries)):
         worst = np.partition(rough, -k)[-k]
-        surely_further = rough < worst - searched.margin
-        candidates = np.flatnonzero(~surely_further)
+        near_enough = rough >= worst - searched.margin
+        candidates = np.flatnonzero(near_enough)
         cosines = searched.exact(query, candidates)
         order = np.argsort(-cosines, kind="stable")
         row[:] = candidates[order[:k]]
@@ -117,8 +117,8 @@ def hit_counts(
     """One row of `first_hits`."""
     best = rough[own].max()
     surely_nearer = rough > best + searched.margin
-    surely_further = rough < best - searched.margin
-    close = np.flatnonzero(~(surely_nearer | surely_further))
+    near_enough = rough >= best - searched.margin
+    close = np.flatnonzero(near_enough & ~surely_nearer)
     right = (own.start <= close) & (close < own.stop)
     cosines = searched.exact(query, close)
     top = cosines[right].max()
@@ -234,7 +234,12 @@ def draw_strip(
     frames = [np.pad(frame, GAP, constant_values=255) for frame in strip]
     image = np.concatenate(frames, axis=1)
     ax.imshow(image, interpolation="antialiased")
-    ax.set_title(f"{sign}{name}", color=colour, fontsize=7, pad=2)
+    ax.set_title(
+        f"{sign}{name}",
+        color=colour,
+        fontsize=7,
+        pad=2,
+    )
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(
@@ -268,7 +273,7 @@ def plot_retrieved(
     )
     for row in range(rows):
         marks = [None, *right[row].tolist()]
-        cells = zip(axes[row], strips[row], names[row], marks, strict=True)
+        cells = zip(axes[row], strips[row], names[row], marks)
         for ax, strip, name, mark in cells:
             draw_strip(ax, strip, name, mark)
     if title:
@@ -323,7 +328,12 @@ def neighbour_strips(
     asked = np.asarray(queries)
     vectors = test.readout(readout)
     gallery = train.readout(readout)
-    found = nearest(vectors[asked], gallery, n, centre)  # [Q, n]
+    found = nearest(  # [Q, n]
+        vectors[asked],
+        gallery,
+        n,
+        centre,
+    )
     strips = []
     names = []
     for query, row in zip(asked, found):
@@ -423,7 +433,12 @@ def write_retrieval(
     k = sorted({1, *allowed})
     found = {}
     for name, pair in pairs.items():
-        found[name] = recalls(*pair, readout, k, config.centre)
+        found[name] = recalls(
+            *pair,
+            readout,
+            k,
+            config.centre,
+        )
     r1 = {name: shares[1] for name, shares in found.items()}
     found["chance"] = chance_recalls(train, test, k)
     chance = found["chance"][1]
