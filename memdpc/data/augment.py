@@ -134,43 +134,45 @@ def _colour_turns(saturation: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     sin = saturation * torch.sin(angle)
     zero = torch.zeros_like(turn)
     one = torch.ones_like(turn)
-    entries = [
-        one,
-        zero,
-        zero,
-        zero,
-        cos,
-        sin,
-        zero,
-        -sin,
-        cos,
+    rows = [
+        torch.stack([one, zero, zero], -1),
+        torch.stack([zero, cos, sin], -1),
+        torch.stack([zero, -sin, cos], -1),
     ]
-    matrix = torch.stack(entries, -1)  # [..., 9]
-    return matrix.unflatten(-1, (3, 3))
+    return torch.stack(rows, -2)
 
 
 # %% ../../nbs/data/03_augment.ipynb #651861ac
-def colour_maps(colour: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def colour_maps(
+    colour: torch.Tensor,
+    mean: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """`(A [..., 3, 3], b [..., 3])` of the maps `x -> A x + b`, for frames in [0, 1].
 
     `colour [..., 5]` are the numbers of `Augment.draw`, `mean [..., 3]` the frames' mean colours.
     """
-    like = {"dtype": mean.dtype, "device": mean.device}
+    like = {
+        "dtype": mean.dtype,
+        "device": mean.device,
+    }
     to_yiq = torch.as_tensor(_TO_YIQ, **like)
     to_rgb = torch.as_tensor(_TO_RGB, **like)
     eye = torch.eye(3, **like)
     *numbers, channel = colour.unbind(-1)  # each [...]
-    brightness, contrast, saturation, turn = (number.to(mean.dtype) for number in numbers)
+    numbers = [number.to(mean.dtype) for number in numbers]
+    brightness, contrast, saturation, turn = numbers
     copies = _channel_copies(channel, eye)
     turns = _colour_turns(saturation, turn)
 
     strength = brightness * contrast
-    A = strength[..., None, None] * to_rgb @ turns @ to_yiq @ copies  # [..., 3, 3]
+    strength = strength[..., None, None]
+    A = strength * to_rgb @ turns @ to_yiq @ copies  # [..., 3, 3]
 
-    copied_mean = (copies @ mean[..., None])[..., 0]  # [..., 3]
-    mean_luma = copied_mean @ to_yiq[0]  # [...]
+    copied = copies @ mean[..., None]  # [..., 3, 1]
+    mean_luma = copied[..., 0] @ to_yiq[0]  # [...]
     shift = brightness * (1 - contrast) * mean_luma
-    return A, shift[..., None].expand_as(mean)
+    b = shift[..., None].expand_as(mean)
+    return A, b
 
 
 # %% ../../nbs/data/03_augment.ipynb #a37a9c89
@@ -221,7 +223,10 @@ _UNCHANGED = (1.0, 1.0, 1.0, 0.0, -1.0)  # the five numbers of a frame whose col
 
 
 def _byte_maps(
-    clip: torch.Tensor, colour: torch.Tensor | None, mean: torch.Tensor, std: torch.Tensor
+    clip: torch.Tensor,
+    colour: torch.Tensor | None,
+    mean: torch.Tensor,
+    std: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`(A [B*N*T, 3, 3], b [B*N*T, 3, 1])`: for each frame from bytes to normalised colours."""
     B, N, _, T, H, W = clip.shape
@@ -230,9 +235,12 @@ def _byte_maps(
         colour = unchanged.expand(B, N * T, 5)
     pixels = clip.flatten(-2)  # [B, N, 3, T, H*W]
     sums = pixels.sum(-1, dtype=torch.float32)
-    means = sums.transpose(2, 3) / (255 * H * W)  # [B, N, T, 3]
-    frames = colour.reshape(-1, 5)  # [B*N*T, 5]
-    A, b = colour_maps(frames, means.flatten(0, 2))
+    sums = sums.transpose(2, 3)  # [B, N, T, 3]
+    means = sums / (255 * H * W)
+    A, b = colour_maps(
+        colour.reshape(-1, 5),  # [B*N*T, 5]
+        means.flatten(0, 2),
+    )
     A = A / (255 * std[:, None])
     b = (b - mean) / std
     return A, b[..., None]

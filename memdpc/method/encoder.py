@@ -20,19 +20,34 @@ Size3 = tuple[int, int, int]  # (time, height, width)
 
 
 def conv(
-    in_channels: int, out_channels: int, kernel: Size3, stride: Size3 = (1, 1, 1)
+    in_channels: int,
+    out_channels: int,
+    kernel: Size3,
+    stride: Size3 = (1, 1, 1),
 ) -> nn.Conv3d:
     """A 3-D convolution without bias that keeps the size at stride 1."""
     padding = tuple(k // 2 for k in kernel)
-    return nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
+    return nn.Conv3d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        padding,
+        bias=False,
+    )
 
 
 # %% ../../nbs/method/01_encoder.ipynb #9873aa2e
 def kernel_and_strides(stride: int, is_3d: bool) -> tuple[Size3, Size3]:
     """Of a residual block's main convolution: 3x3x3, or 1x3x3 with `stride` in space alone."""
+    kernel_depth = 1
+    stride_in_time = 1
     if is_3d:
-        return (3, 3, 3), (stride, stride, stride)
-    return (1, 3, 3), (1, stride, stride)
+        kernel_depth = 3
+        stride_in_time = stride
+    kernel = (kernel_depth, 3, 3)
+    strides = (stride_in_time, stride, stride)
+    return kernel, strides
 
 
 # %% ../../nbs/method/01_encoder.ipynb #ef62616c
@@ -76,11 +91,12 @@ class BasicBlock(nn.Module):
         self.final_relu = final_relu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
         around = x if self.downsample is None else self.downsample(x)
-        out = out + around
-        return self.relu(out) if self.final_relu else out
+        x = self.bn1(self.conv1(x))
+        x = self.relu(x)
+        x = self.bn2(self.conv2(x))
+        x = x + around
+        return self.relu(x) if self.final_relu else x
 
 
 # %% ../../nbs/method/01_encoder.ipynb #5239fd09
@@ -102,23 +118,26 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         kernel, strides = kernel_and_strides(stride, is_3d)
+        wide = 4 * channels
         self.conv1 = conv(in_channels, channels, (1, 1, 1))
         self.bn1 = nn.BatchNorm3d(channels)
         self.conv2 = conv(channels, channels, kernel, strides)
         self.bn2 = nn.BatchNorm3d(channels)
-        self.conv3 = conv(channels, 4 * channels, (1, 1, 1))
-        self.bn3 = nn.BatchNorm3d(4 * channels)
+        self.conv3 = conv(channels, wide, (1, 1, 1))
+        self.bn3 = nn.BatchNorm3d(wide)
         self.relu = nn.ReLU()
-        self.downsample = shortcut(in_channels, 4 * channels, strides)
+        self.downsample = shortcut(in_channels, wide, strides)
         self.final_relu = final_relu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
         around = x if self.downsample is None else self.downsample(x)
-        out = out + around
-        return self.relu(out) if self.final_relu else out
+        x = self.bn1(self.conv1(x))
+        x = self.relu(x)
+        x = self.bn2(self.conv2(x))
+        x = self.relu(x)
+        x = self.bn3(self.conv3(x))
+        x = x + around
+        return self.relu(x) if self.final_relu else x
 
 
 # %% ../../nbs/method/01_encoder.ipynb #14a29c0b
@@ -132,11 +151,23 @@ def residual_stage(
     final: bool = False,
 ) -> nn.Sequential:
     """`depth` residual blocks, the first with `stride`; a `final` stage ends without a ReLU."""
-    blocks = [block(in_channels, channels, stride, is_3d)]
+    out_channels = channels * block.expansion
+    first = block(in_channels, channels, stride, is_3d)
+    blocks = [first]
     for _ in range(depth - 1):
-        blocks.append(block(channels * block.expansion, channels, 1, is_3d))
-    blocks[-1].final_relu = not final
+        another = block(out_channels, channels, 1, is_3d)
+        blocks.append(another)
+    last = blocks[-1]
+    last.final_relu = not final
     return nn.Sequential(*blocks)
+
+
+# %% ../../nbs/method/01_encoder.ipynb #startcon
+def start_convolutions(encoder: nn.Module) -> None:
+    """Kaiming normal weights by the fan-out, as in the released code."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 # %% ../../nbs/method/01_encoder.ipynb #edd0dec9
@@ -155,21 +186,18 @@ class Encoder(nn.Module):
         width: int = 64,  # channels of conv_1
     ) -> None:
         super().__init__()
-        out = block.expansion
+        res_2, res_3, res_4, res_5 = depths
+        out = block.expansion * width  # channels after res_2
         self.conv1 = conv(3, width, (1, 7, 7), (1, 2, 2))
         self.bn1 = nn.BatchNorm3d(width)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
-        self.layer1 = residual_stage(block, width, width, depths[0])
-        self.layer2 = residual_stage(block, out * width, 2 * width, depths[1], stride=2)
-        self.layer3 = residual_stage(block, out * 2 * width, 4 * width, depths[2], 2, is_3d=True)
-        self.layer4 = residual_stage(
-            block, out * 4 * width, 4 * width, depths[3], 2, is_3d=True, final=True
-        )
-        self.dim = out * 4 * width
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.layer1 = residual_stage(block, width, width, res_2)
+        self.layer2 = residual_stage(block, out, 2 * width, res_3, 2)
+        self.layer3 = residual_stage(block, 2 * out, 4 * width, res_4, 2, is_3d=True)
+        self.layer4 = residual_stage(block, 4 * out, 4 * width, res_5, 2, is_3d=True, final=True)
+        self.dim = 4 * out
+        start_convolutions(self)
 
     def grid(self, img_size: int) -> tuple[int, int]:
         """Cells (h, w) of the features of frames of `img_size` pixels a side."""
@@ -177,10 +205,13 @@ class Encoder(nn.Module):
         return side, side
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, 3, T, H, W]
-        x = self.relu(self.bn1(self.conv1(x)))  # [B, 64, T, H/2, W/2]
+        x = self.bn1(self.conv1(x))
+        x = self.relu(x)  # [B, 64, T, H/2, W/2]
         x = self.maxpool(x)  # [B, 64, T, H/4, W/4]
-        x = self.layer2(self.layer1(x))  # [B, 128, T, H/8, W/8], frame by frame
-        return self.layer4(self.layer3(x))  # [B, D, T', h, w], across frames
+        x = self.layer1(x)
+        x = self.layer2(x)  # [B, 128, T, H/8, W/8], frame by frame
+        x = self.layer3(x)
+        return self.layer4(x)  # [B, D, T', h, w], across frames
 
 
 # %% ../../nbs/method/01_encoder.ipynb #53b8613c
@@ -216,24 +247,34 @@ def build_encoder(encoder: str | nn.Module) -> nn.Module:
     object without these.
     """
     if isinstance(encoder, str):
-        encoder = ENCODERS[encoder]()
+        build = ENCODERS[encoder]
+        encoder = build()
     name = type(encoder).__name__
     if not isinstance(encoder, nn.Module):
         raise ConfigError(f"encoder: a name or an nn.Module is wanted, not {name}")
     dim = getattr(encoder, "dim", None)
     if not isinstance(dim, int) or dim < 1:
         raise ConfigError(f"encoder {name}: `dim`, its number of channels, is missing")
-    if not callable(getattr(encoder, "grid", None)):
+    grid = getattr(encoder, "grid", None)
+    if not callable(grid):
         raise ConfigError(f"encoder {name}: a method `grid(img_size)`, to (h, w), is missing")
     return encoder
 
 
 # %% ../../nbs/method/01_encoder.ipynb #encgrid1
+def is_grid(grid: object) -> bool:
+    """Whether this is a pair of whole numbers above 0."""
+    if not isinstance(grid, tuple):
+        return False
+    sound = [isinstance(side, int) and side > 0 for side in grid]
+    return sound == [True, True]
+
+
 def grid_of(encoder: nn.Module, img_size: int) -> tuple[int, int]:
     """Cells (h, w) of an encoder's features; `ConfigError` unless they are two numbers above 0."""
     grid = encoder.grid(img_size)
-    sound = isinstance(grid, tuple) and len(grid) == 2
-    if not sound or not all(isinstance(side, int) and side > 0 for side in grid):
+    if not is_grid(grid):
         name = type(encoder).__name__
-        raise ConfigError(f"encoder {name}: grid({img_size}) must give (h, w), got {grid!r}")
+        problem = f"grid({img_size}) must give (h, w), got {grid!r}"
+        raise ConfigError(f"encoder {name}: {problem}")
     return grid

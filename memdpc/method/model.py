@@ -67,7 +67,10 @@ class Prediction(NamedTuple):
 
 
 def predict_direction(
-    features: torch.Tensor, gru: ConvGRU, predictor: nn.Module, pred_steps: int
+    features: torch.Tensor,
+    gru: ConvGRU,
+    predictor: nn.Module,
+    pred_steps: int,
 ) -> Prediction:
     """Aggregate the first N-P blocks, then predict the last P one after another (Algorithm 1).
 
@@ -82,12 +85,14 @@ def predict_direction(
     predictions = []
     for step in range(pred_steps):
         if step > 0:
-            state = gru.step(F.relu(predictions[-1]), state)
+            fed_back = F.relu(predictions[-1])
+            state = gru.step(fed_back, state)
         address, prediction = predict_once(predictor, state)  # [B, K, h, w], [B, D, h, w]
         addresses.append(address)
         predictions.append(prediction)
     predicted = torch.stack(predictions, dim=1)  # [B, P, D, h, w]
-    address = None if addresses[0] is None else torch.stack(addresses, dim=1)  # [B, P, K, h, w]
+    if address is not None:
+        address = torch.stack(addresses, dim=1)  # [B, P, K, h, w]
     return Prediction(context, address, predicted, target)
 
 
@@ -105,7 +110,9 @@ class ForwardPass(nn.Module, Pretrained):
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Signed features `[B, N, D, h, w]` of clips: averaged over what is left of time."""
-        return encode_blocks(self.encoder, x).mean(2).unflatten(0, x.shape[:2])
+        features = encode_blocks(self.encoder, x)  # [B*N, D, T', h, w]
+        averages = features.mean(2)
+        return averages.unflatten(0, x.shape[:2])
 
     def forward(self, x: torch.Tensor) -> MemDPCOutput:
         """Predict and measure normalised clips `[B, N, 3, T, H, W]`, of any N above P."""
@@ -114,8 +121,10 @@ class ForwardPass(nn.Module, Pretrained):
         ahead = self._measured(features, self.forward_gru)
         if self.backward_gru is None:
             return MemDPCOutput(ahead.loss, features, ahead, None)
-        back = self._measured(features.flip(1), self.backward_gru)
-        return MemDPCOutput(ahead.loss + back.loss, features, ahead, back)
+        turned = features.flip(1)  # the last block first
+        back = self._measured(turned, self.backward_gru)
+        loss = ahead.loss + back.loss
+        return MemDPCOutput(loss, features, ahead, back)
 
     def _measured(self, features: torch.Tensor, gru: ConvGRU) -> Direction:
         found = predict_direction(features, gru, self.predictor, self.pred_steps)
@@ -124,8 +133,10 @@ class ForwardPass(nn.Module, Pretrained):
 
     def predict_next(self, features: torch.Tensor) -> torch.Tensor:
         """`[B, N-1, D, h, w]` of `[B, N, D, h, w]`: `[:, t]` is expected from blocks 0 to t."""
-        states = self.forward_gru(F.relu(features[:, :-1]))  # [B, N-1, D, h, w]
-        _, expected = predict_once(self.predictor, states.flatten(0, 1))
+        seen = features[:, :-1]
+        states = self.forward_gru(F.relu(seen))  # [B, N-1, D, h, w]
+        contexts = states.flatten(0, 1)
+        _, expected = predict_once(self.predictor, contexts)
         return expected.unflatten(0, states.shape[:2])
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
@@ -200,13 +211,18 @@ class Classifier(nn.Module):
 
     def contexts(self, x: torch.Tensor) -> torch.Tensor:
         """Final contexts averaged over the grid, side by side: `[B, D]` or `[B, 2D]`."""
-        features = F.relu(encode_blocks(self.encoder, x)).mean(2)
-        features = features.unflatten(0, x.shape[:2])  # [B, N, D, h, w]
-        contexts = [self.forward_gru(features)[:, -1]]
+        signed = encode_blocks(self.encoder, x)  # [B*N, D, T', h, w]
+        averages = F.relu(signed).mean(2)
+        features = averages.unflatten(0, x.shape[:2])  # [B, N, D, h, w]
+        states = self.forward_gru(features)
+        contexts = [states[:, -1].mean((2, 3))]
         if self.backward_gru is not None:
-            contexts.append(self.backward_gru(features.flip(1))[:, -1])
-        averages = [context.mean((2, 3)) for context in contexts]
-        return torch.cat(averages, dim=1)
+            turned = features.flip(1)
+            states = self.backward_gru(turned)
+            contexts.append(states[:, -1].mean((2, 3)))
+        return torch.cat(contexts, dim=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.dropout(self.norm(self.contexts(x))))  # [B, classes]
+        contexts = self.norm(self.contexts(x))
+        kept = self.dropout(contexts)
+        return self.linear(kept)  # [B, classes]
