@@ -383,7 +383,8 @@ def test_notebook_with_a_run(whole, run, tmp_path):
 @pytest.mark.slow
 def test_notebook_refuses_what_is_no_parameter(tmp_path):
     done, _ = papermill(tmp_path, "-p", "slot", 3, notebook=NOTEBOOK.with_name("atlas.ipynb"))
-    assert done.returncode != 0 and "ConfigError: 'slot' is not a parameter of this job" in done.stderr
+    assert done.returncode != 0
+    assert "ConfigError: 'slot' is not a parameter of this job" in done.stderr
 
 
 # ---- sums, at sizes that lessons do not have
