@@ -255,9 +255,11 @@ def alive(pids):
     ]
 
 
-def test_ten_kills(launcher, videos, whole, tmp_path):
+def test_ten_kills(launcher, videos, tmp_path):
     """kill -9 at ten moments, half of them while a checkpoint is written; 0, 1 and 2 readers."""
     out = tmp_path / "run"
+    longer = ("--epochs", 20)  # 120 steps: a busy machine is late with its kills
+    assert launcher.run(*job(videos, tmp_path / "whole", *longer)) == 0, launcher.said()
     checkpoints = out / "checkpoints"
     rng = random.Random(0)
     met = 0  # kills that left a half-written checkpoint
@@ -267,7 +269,7 @@ def test_ten_kills(launcher, videos, whole, tmp_path):
         return max((folder.name for folder in checkpoints.glob("step-*")), default="")
 
     for number in range(10):
-        pid = launcher.start(*job(videos, out, num_workers=number % 3))
+        pid = launcher.start(*job(videos, out, *longer, num_workers=number % 3))
         if number % 2:
             wait_for(lambda: list(checkpoints.glob(".step-*")))
             time.sleep(rng.uniform(0, 0.01))
@@ -279,9 +281,9 @@ def test_ten_kills(launcher, videos, whole, tmp_path):
         assert launcher.wait(pid) == -signal.SIGKILL, launcher.said()
         met += bool(list(checkpoints.glob(".step-*")))
         steps.append(int(last_name()[5:] or 0))
-    assert met >= 2 and steps == sorted(steps) and steps[-1] < 60, (met, steps)
-    assert launcher.run(*job(videos, out, num_workers=2)) == 0, launcher.said()
-    assert_same_run(out, whole)
+    assert met >= 2 and steps == sorted(steps) and steps[-1] < 120, (met, steps)
+    assert launcher.run(*job(videos, out, *longer, num_workers=2)) == 0, launcher.said()
+    assert_same_run(out, tmp_path / "whole")
 
 
 def test_killed_before_the_first_checkpoint(launcher, videos, whole, tmp_path):
