@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from memdpc.base.errors import ConfigError
-from memdpc.base.files import write_json
+from memdpc.base.files import PART, clear_parts, write_json
 
 MANIFEST = "shapes.json"  # says which dataset a folder holds
 FEW = 32  # files for which no processes are started
@@ -43,9 +43,9 @@ def _read_manifest(path: Path) -> object:
 def make_folder(folder: Path) -> None:
     """Make a folder, and remove what a killed process left half-written in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.part", ".*.part"):
-        for part in folder.glob(pattern):
-            part.unlink()
+    clear_parts(folder)
+    for part in folder.glob(f"*{PART}"):  # as earlier versions named them
+        part.unlink()
 
 
 def write_missing(write: Callable, tasks: Sequence[tuple], num_workers: int) -> None:

@@ -29,7 +29,6 @@ import json
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -39,7 +38,7 @@ import numpy as np
 
 from memdpc.base.errors import ConfigError
 from memdpc.base.files import write_bytes
-from memdpc.data.shapes import claim
+from memdpc.data._dataset_folder import claim, make_folder, write_missing
 from memdpc.data.video import write_video
 
 KINDS = ("Drop", "Slip", "Collision", "Miss")
@@ -458,13 +457,11 @@ def write_mishaps(
         )
     claim(out, {"dataset": "memdpc mishaps 1", "videos_per_kind": videos_per_kind, "seed": seed})
     for folder in (out / "annotations", out / "oops_video/train", out / "oops_video/val"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob("*.part"):
-            left.unlink()
+        make_folder(folder)
     for name, text in mishap_lists(videos_per_kind, seed).items():
         if not (out / "annotations" / name).exists():
             write_bytes(out / "annotations" / name, text.encode())
-    _write_videos(_missing_videos(out, videos_per_kind, seed), num_workers)
+    write_missing(_write_video, _tasks(out, videos_per_kind, seed), num_workers)
     return out
 
 
@@ -477,30 +474,12 @@ class _Task(NamedTuple):
     number: int
 
 
-def _missing_videos(
-    out: Path,
-    videos_per_kind: int,
-    seed: int,
-) -> list[_Task]:
+def _tasks(out: Path, videos_per_kind: int, seed: int) -> list[_Task]:
     tasks: list[_Task] = []
     for number, kind in _every_video(videos_per_kind):
         path = out / "oops_video" / mishap_part(number) / f"{mishap_title(kind, number)}.mp4"
-        if not path.exists():
-            tasks.append(_Task(os.fspath(path), kind, seed, number))
+        tasks.append(_Task(os.fspath(path), kind, seed, number))
     return tasks
-
-
-def _write_videos(
-    tasks: Sequence[_Task],
-    num_workers: int,
-) -> None:
-    if num_workers < 2 or len(tasks) < 32:
-        for task in tasks:
-            _write_video(task)
-        return
-    with ProcessPoolExecutor(num_workers) as pool:
-        for _ in pool.map(_write_video, tasks, chunksize=8):
-            pass  # an error of a worker is raised here
 
 
 def _write_video(task: _Task) -> None:
