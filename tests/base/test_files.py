@@ -211,8 +211,10 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 HOLD = """
 from memdpc.base.files import hold_folder
 lock = hold_folder(Path(sys.argv[1]))
-child = os.fork() if "fork" in sys.argv else 1
-if child: print(child, flush=True)
+if "fork" not in sys.argv:
+    print(1, flush=True)
+elif os.fork() == 0:
+    print(os.getpid(), flush=True)  # by the child: until it runs, it shares the lock
 time.sleep(600)
 """
 
