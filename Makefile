@@ -1,7 +1,7 @@
 # `make help` lists the targets. Each sets up what it needs, in .venv, from nothing but python3
 # (3.11 or newer), make and a package registry.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types sync test-notebooks test-fast test-arithmetic
+.PHONY: help demo test test-slow lint types sync test-notebooks test-fast test-arithmetic soak
 .PHONY: notebooks export lab wheel clean
 
 # The first Python that is new enough; `make PYTHON=/path/to/python ...` overrides.
@@ -85,6 +85,11 @@ test-slow: $(STAMP)  ## kills, processes, long property tests, real installs
 	$(LIMIT) $(PY) -m pytest -m "slow and not alone" -n $(WORKERS) --dist loadgroup --durations 10
 	$(LIMIT) $(PY) -m pytest -m alone
 	$(PY) .ci/arithmetic.py --only-training
+
+# make MINUTES=60 soak
+MINUTES ?= 20
+soak: $(STAMP)  ## send runs signals of all kinds for twenty minutes; each must end bit for bit
+	MEMDPC_SOAK_MINUTES=$(MINUTES) $(LIMIT) $(PY) -m pytest -s -m slow tests/training/test_kills.py -k soak
 
 # Another processor rounds otherwise, and a training run amplifies that.
 test-arithmetic: $(STAMP)  ## all that trains, computed as other processors compute (half an hour)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +285,79 @@ def test_ten_kills(launcher, videos, tmp_path):
     assert met >= 2 and steps == sorted(steps) and steps[-1] < 120, (met, steps)
     assert launcher.run(*job(videos, out, *longer, num_workers=2)) == 0, launcher.said()
     assert_same_run(out, tmp_path / "whole")
+
+
+def session_of(leader):
+    """Processes that live in the session of a job, the job among them."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(status.parent.name))
+    return found
+
+
+def disturb(pid, rng, longest):
+    """Send a random signal to a random process of a job, at a random moment: which, and to what."""
+    time.sleep(rng.uniform(0, longest))
+    readers = children(pid)
+    target = rng.choice(["job", "all", "reader"] if readers else ["job", "all"])
+    signum = rng.choice(SOAK_SIGNALS)
+    repeats = rng.choice([1, 1, 1, 2, 5])  # launchers pass signals on
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(repeats):
+            if target == "all":
+                os.killpg(pid, signum)
+            else:
+                os.kill(rng.choice(readers) if target == "reader" else pid, signum)
+        if signum == signal.SIGSTOP:
+            time.sleep(0.3)
+            os.killpg(pid, signal.SIGCONT)
+    return signum, target
+
+
+SOAK_SIGNALS = (
+    signal.SIGKILL,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGUSR1,
+    signal.SIGHUP,
+    signal.SIGSTOP,
+)
+# Done; stopped and saved; ended by a signal that came too early or that nobody answers.
+SOAK_ENDS = {0, 130, 143, *(-signum for signum in SOAK_SIGNALS)}
+
+
+def test_soak(launcher, videos, whole, tmp_path):
+    """All kinds of signals, at any moment, to any process, with any number of readers.
+
+    Half a minute of it; `make soak` takes twenty.
+    """
+    seed = int(os.environ.get("MEMDPC_SOAK_SEED", time.time_ns() % 10**6))
+    rng = random.Random(seed)
+    end = time.monotonic() + 60 * float(os.environ.get("MEMDPC_SOAK_MINUTES", 0.5))
+    sent = Counter()
+    finished = 0
+    while time.monotonic() < end:
+        out = tmp_path / f"run-{finished}"
+        status = None
+        while status != 0:
+            pid = launcher.start(*job(videos, out, num_workers=rng.randrange(3)))
+            signum, target = disturb(pid, rng, longest=3)
+            status = launcher.wait(pid)
+            sent[signal.Signals(signum).name, target] += 1
+            where = f"seed {seed}, {sent.total()} signals, {signum} to {target}: {status}"
+            assert "Traceback" not in launcher.said(), f"{where}\n{launcher.said()}"
+            allowed = SOAK_ENDS | ({2} if target != "job" else set())  # 2: a reader was killed
+            assert status in allowed, f"{where}\n{launcher.said()}"
+            wait_for(lambda pid=pid: not session_of(pid), pause=0.05)
+        assert_same_run(out, whole)
+        shutil.rmtree(out)
+        finished += 1
+    print(f"seed {seed}: {sent.total()} signals, {finished} runs equal; {dict(sent)}")
 
 
 def test_killed_before_the_first_checkpoint(launcher, videos, whole, tmp_path):
