@@ -43,9 +43,26 @@ NOT_VIDEO = {
 }
 
 
+# Video streams that go along with a film; they are read where there is no other.
+BESIDE_A_FILM = (
+    Disposition.still_image
+    | Disposition.timed_thumbnails
+    | Disposition.hearing_impaired
+    | Disposition.visual_impaired
+    | Disposition.dependent
+)
+# Codecs of covers and thumbnails: `ffmpeg -i film -i cover -map 0 -map 1` makes a video stream of
+# one picture, and Matroska does not tell how many there are.
+OF_PICTURES = ("bmp", "mjpeg", "png", "tiff", "webp")
+
+
 @contextmanager
-def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(
+    path: str | os.PathLike, index: int | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file for decoding; gives `(container, stream)`, to be used in a `with` statement.
+
+    Of several video streams it is the film (`best_stream`), or the one at `index`.
 
     Raises `VideoError` where there is nothing to decode (no such file, a pipe, a text, a playlist,
     a picture, sound alone, pictures that are too large), and for what FFmpeg raises inside the
@@ -56,7 +73,7 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoS
     with _faults_of(path, "is no video that FFmpeg can open"):
         container = _open_container(path)
     with container, _faults_of(path, "FFmpeg cannot decode it"):
-        yield container, _video_stream(container, path)
+        yield container, _video_stream(container, path, index)
 
 
 def _check_file(path: str) -> None:
@@ -117,19 +134,21 @@ def _open_container(path: str) -> InputContainer:
         raise VideoError(path, f"is no video that FFmpeg can open ({error})") from error
 
 
-def _video_stream(container: InputContainer, path: str) -> VideoStream:
-    """The first stream of moving pictures, set to one decoding thread."""
+def _video_stream(container: InputContainer, path: str, index: int | None) -> VideoStream:
+    """The stream of moving pictures that is asked for, set to one decoding thread."""
     name = container.format.name
     still = name.endswith("_pipe")  # png_pipe, jpeg_pipe, ...
     kind = NOT_VIDEO.get("image2" if still else name)
     if kind:
         raise VideoError(path, f"is {kind}, no video")
-    stream = _moving_pictures(container)
-    if stream is None:
+    if not container.streams.video:
         raise VideoError(path, "holds no video stream")
+    stream = best_stream(container, index)
+    if stream is None:
+        raise VideoError(path, "holds a cover picture, no video stream")
     if stream.codec_context is None:
         raise VideoError(path, "holds video for which there is no decoder")
-    if stream.width * stream.height > MAX_PIXELS:
+    if _pixels(stream) > MAX_PIXELS:
         raise VideoError(path, f"pictures of {stream.width}x{stream.height} are too large")
     # A loader has worker processes of its own.
     stream.codec_context.thread_count = 1
@@ -142,13 +161,40 @@ def _video_stream(container: InputContainer, path: str) -> VideoStream:
     return stream
 
 
-def _moving_pictures(container: InputContainer) -> VideoStream | None:
-    """The first video stream that is not the cover picture of a song."""
-    cover = Disposition.attached_pic
-    for stream in container.streams.video:
-        if not stream.disposition & cover:
-            return stream
-    return None
+def best_stream(container: InputContainer, index: int | None = None) -> VideoStream | None:
+    """The film among a file's video streams; None where there is but the cover picture of a song.
+
+    As `ffmpeg` chooses: the one with the largest pictures, among equals the one that FFmpeg's
+    library calls best. But covers and thumbnails lose, even where they come first, are larger, or
+    are marked as the default; and so does what cannot be decoded. A film at `index` goes before
+    all.
+    """
+    films = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    favourite = container.streams.best("video")
+
+    def rank(stream: VideoStream) -> tuple[bool | int, ...]:
+        pixels = _pixels(stream)
+        return (
+            stream.index == index,
+            0 < pixels <= MAX_PIXELS,
+            not stream.disposition & BESIDE_A_FILM,
+            stream.frames != 1 and stream.name not in OF_PICTURES,
+            pixels,
+            stream is favourite,
+        )
+
+    return max(films, key=rank, default=None)
+
+
+def _pixels(stream: VideoStream) -> int:
+    """Pixels of a stream's pictures; 0 where there is no decoder."""
+    if stream.codec_context is None:
+        return 0
+    return stream.width * stream.height
 
 
 def decoded_frames(
