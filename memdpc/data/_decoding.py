@@ -148,7 +148,7 @@ def _video_stream(container: InputContainer, path: str, index: int | None) -> Vi
         raise VideoError(path, "holds a cover picture, no video stream")
     if stream.codec_context is None:
         raise VideoError(path, "holds video for which there is no decoder")
-    if _pixels(stream) > MAX_PIXELS:
+    if stream.width * stream.height > MAX_PIXELS:
         raise VideoError(path, f"pictures of {stream.width}x{stream.height} are too large")
     # A loader has worker processes of its own.
     stream.codec_context.thread_count = 1
@@ -166,8 +166,8 @@ def best_stream(container: InputContainer, index: int | None = None) -> VideoStr
 
     As `ffmpeg` chooses: the one with the largest pictures, among equals the one that FFmpeg's
     library calls best. But covers and thumbnails lose, even where they come first, are larger, or
-    are marked as the default; and so does what cannot be decoded. A film at `index` goes before
-    all.
+    are marked as the default; and so does what is empty or cannot be decoded. A film at `index`
+    goes before all.
     """
     films = [
         stream
@@ -177,10 +177,12 @@ def best_stream(container: InputContainer, index: int | None = None) -> VideoStr
     favourite = container.streams.best("video")
 
     def rank(stream: VideoStream) -> tuple[bool | int, ...]:
-        pixels = _pixels(stream)
+        if stream.codec_context is None:  # no decoder: behind all others
+            return ()
+        pixels = stream.width * stream.height
         return (
             stream.index == index,
-            0 < pixels <= MAX_PIXELS,
+            0 < pixels <= MAX_PIXELS and stream.pix_fmt is not None,  # else no picture was met
             not stream.disposition & BESIDE_A_FILM,
             stream.frames != 1 and stream.name not in OF_PICTURES,
             pixels,
@@ -188,13 +190,6 @@ def best_stream(container: InputContainer, index: int | None = None) -> VideoStr
         )
 
     return max(films, key=rank, default=None)
-
-
-def _pixels(stream: VideoStream) -> int:
-    """Pixels of a stream's pictures; 0 where there is no decoder."""
-    if stream.codec_context is None:
-        return 0
-    return stream.width * stream.height
 
 
 def decoded_frames(

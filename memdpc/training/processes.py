@@ -120,7 +120,7 @@ class _ErrorsAsItems:
         except MemdpcError as error:
             return error
         except OSError as error:  # the machine's fault: no other video stands in for this one
-            return DatasetError(f"{error.filename}: cannot be read ({error.strerror})")
+            return DatasetError(f"{error.filename or 'a video'}: cannot be read ({error.strerror})")
 
 
 def _collate(items: list[Any]) -> Any:

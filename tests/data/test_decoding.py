@@ -16,6 +16,7 @@ import pytest
 from av.stream import Disposition
 
 from memdpc.base.errors import VideoError
+from memdpc.data.prepare import make_copy
 from memdpc.data.video import probe, read_frames, write_video
 
 
@@ -245,6 +246,26 @@ def test_the_stream_that_was_counted_is_read(tmp_path):
     assert (small[0] == plain(path, 0)[3]).all()
     late = replace(info, stream=7)
     assert (read_frames(path, [3], info=late) == read_frames(path, [3])).all()
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".ts"])
+def test_an_empty_stream_is_no_film(tmp_path, suffix):
+    assert probe(mux(tmp_path / f"empty{suffix}", (12, SMALL), (0, FILM))).width == 32
+
+
+def test_a_stream_without_a_decoder_is_no_film(tmp_path):
+    path = mux(tmp_path / "unknown.avi", (12, THUMBNAIL), (12, FILM))
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    assert probe(path).codec == "mjpeg"
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZZZ"))
+    with pytest.raises(VideoError, match="there is no decoder"):
+        probe(path)
+
+
+def test_a_copy_is_of_the_film(tmp_path):
+    path = mux(tmp_path / "two.mp4", (40, THUMBNAIL), (12, FILM))
+    info, _ = make_copy(os.fspath(path), tmp_path / "copy", 48, 18)
+    assert (info.frames, info.width, info.height, info.stream) == (12, 64, 48, 0)
 
 
 def test_a_thumbnail_alone_is_a_video(tmp_path):
