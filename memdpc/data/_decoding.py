@@ -1,8 +1,17 @@
-"""Opening a video file and decoding it, whatever the file turns out to be."""
+"""Opening a video file and decoding it, whatever the file turns out to be.
 
+What is wrong with a file is a `VideoError`. What is wrong with the machine is not the file's fault
+and stays an `OSError`: permission denied, too many open files, a failing disk, too little memory.
+FFmpeg's error numbers cannot tell the two apart: a disk that fails under an MP4's header is
+"invalid data" to it, a header that lies about its sizes is "cannot allocate memory". So wherever
+FFmpeg gives up, the system is asked.
+"""
+
+import errno
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import av
 import av.logging
@@ -21,6 +30,8 @@ from memdpc.base.errors import VideoError
 av.logging.set_level(None)
 
 MAX_PIXELS = 8192 * 8192  # larger pictures are refused: they would fill the memory
+READ_AGAIN = 1 << 30  # bytes of a file that are read, at most, to see whether its disk works
+SPARE_MEMORY = 1 << 30  # bytes; a machine that has them has enough for a film in 4K
 
 # What FFmpeg plays as video although it is none, by the name of the format it detects.
 NOT_VIDEO = {
@@ -32,34 +43,82 @@ NOT_VIDEO = {
 }
 
 
+# Video streams that go along with a film; they are read where there is no other.
+BESIDE_A_FILM = (
+    Disposition.still_image
+    | Disposition.timed_thumbnails
+    | Disposition.hearing_impaired
+    | Disposition.visual_impaired
+    | Disposition.dependent
+)
+# Codecs of covers and thumbnails: `ffmpeg -i film -i cover -map 0 -map 1` makes a video stream of
+# one picture, and Matroska does not tell how many there are.
+OF_PICTURES = ("bmp", "mjpeg", "png", "tiff", "webp")
+
+
 @contextmanager
-def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(
+    path: str | os.PathLike, index: int | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file for decoding; gives `(container, stream)`, to be used in a `with` statement.
+
+    Of several video streams it is the film (`best_stream`), or the one at `index`.
 
     Raises `VideoError` where there is nothing to decode (no such file, a pipe, a text, a playlist,
     a picture, sound alone, pictures that are too large), and for what FFmpeg raises inside the
-    `with`.
+    `with`; `OSError` where the machine is at fault.
     """
     path = os.fspath(path)
     _check_file(path)
-    container = _open_container(path)
-    with container:
-        try:
-            yield container, _video_stream(container, path)
-        except MemoryError:
-            raise VideoError(path, "asks for more memory than there is") from None
-        except FFmpegError as error:
-            raise VideoError(path, f"FFmpeg cannot decode it ({error.strerror})") from error
+    with _faults_of(path, "is no video that FFmpeg can open"):
+        container = _open_container(path)
+    with container, _faults_of(path, "FFmpeg cannot decode it"):
+        yield container, _video_stream(container, path, index)
 
 
 def _check_file(path: str) -> None:
     """A named pipe would be waited for without end, so only regular files are opened."""
-    if not os.path.exists(path):
-        raise VideoError(path, "no such file")
-    if not os.path.isfile(path):
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero in the name
+        raise VideoError(path, "no such file") from None
+    if not stat.S_ISREG(status.st_mode):
         raise VideoError(path, "is no regular file")
-    if not os.path.getsize(path):
+    if not status.st_size:
         raise VideoError(path, "is empty")
+
+
+@contextmanager
+def _faults_of(path: str, what: str) -> Iterator[None]:
+    """FFmpeg's errors become a `VideoError`, or an `OSError` where the machine is at fault."""
+    try:
+        yield
+    except MemoryError:
+        _check_memory(path)
+        raise VideoError(path, "asks for more memory than there is") from None
+    except FFmpegError as error:
+        check_readable(path)
+        raise VideoError(path, f"{what} ({error.strerror})") from error
+
+
+def check_readable(path: str) -> None:
+    """Raise `OSError` where the system itself cannot read a file (its first `READ_AGAIN` bytes)."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            for _ in range(0, READ_AGAIN, 1 << 20):
+                if not file.read(1 << 20):
+                    return
+    except OSError as error:
+        # An error in reading does not name the file.
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def _check_memory(path: str) -> None:
+    """Raise `OSError` where there is too little memory for any video."""
+    try:
+        np.empty(SPARE_MEMORY, np.uint8)  # promised, and never touched
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), path) from None
 
 
 def _open_container(path: str) -> InputContainer:
@@ -69,22 +128,24 @@ def _open_container(path: str) -> InputContainer:
             metadata_errors="ignore",  # titles need not be UTF-8
             options={"protocol_whitelist": "file"},  # a playlist leads nowhere else
         )
-    except (FFmpegError, OSError, ValueError) as error:
-        detail = getattr(error, "strerror", None) or error
-        reason = f"is no video that FFmpeg can open ({detail})"
-        raise VideoError(path, reason) from error
+    except FFmpegError:
+        raise
+    except ValueError as error:  # PyAV's own
+        raise VideoError(path, f"is no video that FFmpeg can open ({error})") from error
 
 
-def _video_stream(container: InputContainer, path: str) -> VideoStream:
-    """The first stream of moving pictures, set to one decoding thread."""
+def _video_stream(container: InputContainer, path: str, index: int | None) -> VideoStream:
+    """The stream of moving pictures that is asked for, set to one decoding thread."""
     name = container.format.name
     still = name.endswith("_pipe")  # png_pipe, jpeg_pipe, ...
     kind = NOT_VIDEO.get("image2" if still else name)
     if kind:
         raise VideoError(path, f"is {kind}, no video")
-    stream = _moving_pictures(container)
-    if stream is None:
+    if not container.streams.video:
         raise VideoError(path, "holds no video stream")
+    stream = best_stream(container, index)
+    if stream is None:
+        raise VideoError(path, "holds a cover picture, no video stream")
     if stream.codec_context is None:
         raise VideoError(path, "holds video for which there is no decoder")
     if stream.width * stream.height > MAX_PIXELS:
@@ -100,13 +161,35 @@ def _video_stream(container: InputContainer, path: str) -> VideoStream:
     return stream
 
 
-def _moving_pictures(container: InputContainer) -> VideoStream | None:
-    """The first video stream that is not the cover picture of a song."""
-    cover = Disposition.attached_pic
-    for stream in container.streams.video:
-        if not stream.disposition & cover:
-            return stream
-    return None
+def best_stream(container: InputContainer, index: int | None = None) -> VideoStream | None:
+    """The film among a file's video streams; None where there is but the cover picture of a song.
+
+    As `ffmpeg` chooses: the one with the largest pictures, among equals the one that FFmpeg's
+    library calls best. But covers and thumbnails lose, even where they come first, are larger, or
+    are marked as the default; and so does what is empty or cannot be decoded. A film at `index`
+    goes before all.
+    """
+    films = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    favourite = container.streams.best("video")
+
+    def rank(stream: VideoStream) -> tuple[bool | int, ...]:
+        if stream.codec_context is None:  # no decoder: behind all others
+            return ()
+        pixels = stream.width * stream.height
+        return (
+            stream.index == index,
+            0 < pixels <= MAX_PIXELS and stream.pix_fmt is not None,  # else no picture was met
+            not stream.disposition & BESIDE_A_FILM,
+            stream.frames != 1 and stream.name not in OF_PICTURES,
+            pixels,
+            stream is favourite,
+        )
+
+    return max(films, key=rank, default=None)
 
 
 def decoded_frames(
@@ -119,16 +202,17 @@ def decoded_frames(
     for what would then be missing.
     """
     complaints = [] if complaints is None else complaints
-    packets = container.demux(stream)
-    at_end = False
-    while not at_end:
-        packet = _next_packet(packets, complaints)
-        at_end = packet is None
-        for frame in _decode(stream, packet, complaints):
-            if frame.is_corrupt:
-                # A note, not the frame: those of a long film would fill the memory.
-                complaints.append("a damaged picture")
-            yield frame
+    # A generator of PyAV's that is merely dropped never frees its buffers; `close` does.
+    with closing(container.demux(stream)) as packets:  # type: ignore[type-var]
+        at_end = False
+        while not at_end:
+            packet = _next_packet(packets, complaints)
+            at_end = packet is None
+            for frame in _decode(stream, packet, complaints):
+                if frame.is_corrupt:
+                    # A note, not the frame: those of a long film would fill the memory.
+                    complaints.append("a damaged picture")
+                yield frame
 
 
 def _next_packet(packets: Iterator[Packet], complaints: list) -> Packet | None:
@@ -138,6 +222,8 @@ def _next_packet(packets: Iterator[Packet], complaints: list) -> Packet | None:
     except MemoryError:
         raise
     except (FFmpegError, IndexError) as error:  # IndexError: a stream appears in mid-file
+        if isinstance(error, OSError):  # a disk's error, or what a demuxer calls damage
+            check_readable(error.filename.removeprefix("file:"))
         complaints.append(error)
         return None
 

@@ -49,6 +49,7 @@ COLUMNS = [
     "fps",
     "seconds",
     "codec",
+    "stream",
     "damage",
     "bytes",
     "label",
@@ -164,7 +165,7 @@ def _file_row(
     if "reason" in entry:
         return row | {"status": "broken", "reason": entry["reason"]}
     info = info_from(entry["info"])
-    for name in ("frames", "width", "height", "codec", "damage"):
+    for name in ("frames", "width", "height", "codec", "stream", "damage"):
         row[name] = getattr(info, name)
     row["fps"] = round(info.fps, 3)
     row["seconds"] = round(info.duration, 3)

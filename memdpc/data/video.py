@@ -11,7 +11,7 @@ import io
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -258,6 +258,7 @@ class VideoInfo:
     damage: int = 0  # packets and pictures that the decoder complained about
     # (frame index, seconds) between which frames come evenly; (): frame i is shown at i / fps
     times: tuple[tuple[int, float], ...] = ()
+    stream: int = 0  # which of the file's streams was counted
 
     @property
     def duration(self) -> float:
@@ -289,7 +290,10 @@ def nearest_frames(info: VideoInfo, seconds: np.ndarray | Sequence[float]) -> np
 
 # %% ../../nbs/data/01_video.ipynb #11678e3c
 def probe(path: str | os.PathLike) -> VideoInfo:
-    """Decode a file once and tell what is in it; raises `VideoError` where nothing decodes."""
+    """Decode a file once and tell what is in it.
+
+    Raises `VideoError` where nothing decodes, `OSError` where that is the machine's fault.
+    """
     scaler = Scaler()
     keyframes = Keyframes()
     complaints = []
@@ -304,6 +308,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         fps = frame_rate(stream, timestamps)
         codec = stream.codec_context.codec.canonical_name
         tick = float(stream.time_base)
+        which = stream.index
     seek_points = ()
     if strictly_rising(timestamps) and not complaints:
         found = proven_seek_points(path, keyframes.marks, Scaler(shown=scaler.shown))
@@ -317,6 +322,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         seek_points=seek_points,
         damage=len(complaints),
         times=uneven_times(timestamps, fps, tick),
+        stream=which,
     )
 
 
@@ -361,24 +367,19 @@ def read_frames(
     """The frames at `indices`: uint8 [len(indices), H, W, 3].
 
     With a `size` they lie in planes, as [len(indices), 3, H, W] in memory. Raises `VideoError` if
-    the file cannot be read or ends before, `ValueError` for a negative index or a crop that does
-    not fit.
+    the file cannot be read or ends before, `OSError` where that is the machine's fault, and
+    `ValueError` for a negative index or a crop that does not fit.
     """
     requested = [operator.index(index) for index in np.atleast_1d(indices)]
     if not requested or min(requested) < 0:
         raise ValueError(f"frames count from 0, and at least one must be asked for: {indices}")
     rising, places = np.unique(requested, return_inverse=True)  # each once
     wanted = rising.tolist()
-    shown = None
-    seek_points = ()
-    if info:
-        shown = (info.width, info.height)
-        seek_points = info.seek_points
-    scaler = Scaler(size, crop, shown, flip)
+    scaler = Scaler(size, crop, (info.width, info.height) if info else None, flip)
     try:
-        pictures, planes = _read_rising(path, wanted, scaler, seek_points)
+        pictures, planes = _read_rising(path, wanted, scaler, info)
     except SeekMissed:
-        pictures, planes = _read_rising(path, wanted, scaler, ())
+        pictures, planes = _read_rising(path, wanted, scaler, replace(info, seek_points=()))
     if planes is None:
         return np.stack([pictures[place] for place in places])
     if not np.array_equal(places, np.arange(len(wanted))):
@@ -391,7 +392,7 @@ def _read_rising(
     path: str | os.PathLike,
     wanted: list[int],
     scaler: Scaler,
-    seek_points: Sequence[tuple[int, int]],
+    info: VideoInfo | None,
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
     """`(pictures, planes)` at rising indices; the pictures lie in `planes` where they are scaled.
 
@@ -403,7 +404,8 @@ def _read_rising(
     places = [None] * len(wanted)
     if planes is not None:
         places = list(planes)
-    with open_video(path) as (container, stream):
+    seek_points = info.seek_points if info else ()
+    with open_video(path, info.stream if info else None) as (container, stream):
         found = pictures_at(container, stream, scaler, wanted, seek_points, places)
         pictures = list(found)
     if len(pictures) < len(wanted):

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader, default_collate
 
-from memdpc.base.errors import ConfigError, MemdpcError, TrainingError
+from memdpc.base.errors import ConfigError, DatasetError, MemdpcError, TrainingError
 from memdpc.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,8 @@ class _ErrorsAsItems:
             return self.dataset[key]
         except MemdpcError as error:
             return error
+        except OSError as error:  # the machine's fault: no other video stands in for this one
+            return DatasetError(f"{error.filename or 'a video'}: cannot be read ({error.strerror})")
 
 
 def _collate(items: list[Any]) -> Any:

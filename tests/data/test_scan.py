@@ -110,6 +110,7 @@ def test_scan_of_a_dataset(tmp_path):
         "fps": "25.0",
         "seconds": "1.2",
         "codec": "mpeg4",
+        "stream": "0",
         "damage": "0",
         "bytes": str((root / "videos" / NAMES[0]).stat().st_size),
         "label": "0",

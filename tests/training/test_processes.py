@@ -1,5 +1,6 @@
 """Signals, readers and devices; what needs a process that is killed is in test_kills.py."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -80,6 +81,20 @@ def test_an_error_of_a_reader_is_one_line(tmp_path):
     with pytest.raises(TrainingError) as raised:
         toy(tmp_path, fault=fail, num_workers=1)
     assert str(raised.value) == "the/root: a hundred videos in a row cannot be read any more"
+
+
+def test_a_fault_of_the_machine_is_one_line_too(tmp_path):
+    """2026-11: a reader without file handles took the next video for each that it could not open.
+
+    Others ended with PyTorch's traceback.
+    """
+
+    def fail(index):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "v.mp4")
+
+    with pytest.raises(TrainingError) as raised:
+        toy(tmp_path, fault=fail, num_workers=1)
+    assert str(raised.value) == "v.mp4: cannot be read (Too many open files)"
 
 
 def read_under_fire(outcome):

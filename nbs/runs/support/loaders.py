@@ -210,14 +210,14 @@ def whole_scaled(
     return (width, height), (slice(top, top + size), slice(left, left + size))
 
 
-def decoded(path: str, wanted: Sequence[int]) -> dict[int, av.VideoFrame]:
+def decoded(path: str, wanted: Sequence[int], stream: int) -> dict[int, av.VideoFrame]:
     """The wanted frames, decoded from the start in one thread."""
     last = max(wanted)
     needed = set(wanted)
     found = {}
     with av.open(path) as container:
-        container.streams.video[0].codec_context.thread_count = 1
-        for i, frame in enumerate(container.decode(video=0)):
+        container.streams[stream].codec_context.thread_count = 1
+        for i, frame in enumerate(container.decode(container.streams[stream])):
             if i in needed:
                 found[i] = frame
             if i == last:
@@ -229,7 +229,7 @@ def by_pyav(material: Material, number: int) -> torch.Tensor:
     """Plain PyAV: decoded from the start, a scaler for each frame."""
     drawn = material.draw(number)
     (width, height), place = whole_scaled(drawn.crop, material.info, material.clips.img_size)
-    frames = decoded(material.path, drawn.frames.tolist())
+    frames = decoded(material.path, drawn.frames.tolist(), material.info.stream)
     scaled = {
         i: frame.to_ndarray(width=width, height=height, format="rgb24", threads=1)[place]
         for i, frame in frames.items()
@@ -320,7 +320,7 @@ def by_ffmpeg(material: Material, number: int) -> torch.Tensor:
     x, y, width, height = drawn.crop
     crop = ("crop", f"{width}:{height}:{x}:{y}:exact=1")
     steps = (crop, ("scale", f"{size}:{size}:flags=bilinear"), *RGB)
-    frames = decoded(material.path, drawn.frames.tolist())
+    frames = decoded(material.path, drawn.frames.tolist(), material.info.stream)
     pictures = np.stack([filtered(frames[i], steps) for i in drawn.frames])
     return finished(pictures, replace(drawn, colours=None), material.clips.num_blocks)
 
@@ -328,7 +328,7 @@ def by_ffmpeg(material: Material, number: int) -> torch.Tensor:
 def by_reference(material: Material, number: int, rgb: Sequence[tuple[str, str]]) -> torch.Tensor:
     """What is right: the decoded picture as RGB, cropped and scaled by Pillow."""
     drawn = material.draw(number)
-    frames = decoded(material.path, drawn.frames.tolist())
+    frames = decoded(material.path, drawn.frames.tolist(), material.info.stream)
     images = [Image.fromarray(np.ascontiguousarray(filtered(frames[i], rgb))) for i in drawn.frames]
     unflipped = replace(drawn, flip=False)
     scaled = pillow_pictures(images, unflipped, material.clips.img_size)
