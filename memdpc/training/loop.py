@@ -22,9 +22,16 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from memdpc.training.processes import (
+    Interruption,
+    keep_arithmetic,
+    largest,
+    mean_over_processes,
+    watched_workers,
+)
+
 from ..base.errors import ConfigError, Stopped, TrainingError
-from .processes import Interruption, largest, mean_over_processes, watched_workers
-from .run import Run, log_metrics, save_checkpoint
+from .run import Run, log_metrics, save_checkpoint, take_up
 
 
 # %% ../../nbs/training/01_loop.ipynb #318f18b6
@@ -248,9 +255,11 @@ def train(
     """Train to the end of the schedule; returns the last values, of the validation if there is one.
 
     Checkpoints are written as the schedule says, and when asked to stop (`Stopped`).
-    `TrainingError` where the run cannot go on.
+    `TrainingError` where the run cannot go on, `ConfigError` where its end lies behind it.
     """
     check_start(run, accelerator, schedule.start)
+    take_up(run, schedule.total_steps)
+    keep_arithmetic(run, accelerator)
     wrapped = accelerator.prepare_model(model)
     log = Log(run, loader, schedule)
     num_broken = 0
