@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 PART = ".part"  # the suffix of what is being written
 LARGEST_JSON = 16 * 2**20  # bytes; what Python makes of it takes some thirty times as much
+DEEPEST_JSON = 50  # levels
 LARGEST_TEXT = 2**31  # bytes, of lists and tables that grow with a dataset or a run
 
 
@@ -131,9 +132,20 @@ def read_json(
         found = json.loads(read_plain(path, most).decode())
     except (ValueError, RecursionError, FileNotFoundError):
         found = None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not _is_flat(found):
         raise damaged
     return found
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether what a JSON file holds may be walked through by functions that call themselves."""
+    level = [value]
+    for _ in range(DEEPEST_JSON):
+        parts = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [part for inner in parts for part in inner if isinstance(part, (dict, list))]
+        if not level:
+            return True
+    return False
 
 
 def read_text(path: str | os.PathLike) -> str:

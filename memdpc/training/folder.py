@@ -5,7 +5,6 @@ Nothing here imports torch, so that a run can be looked at in a moment.
 
 import csv
 import io
-import json
 import math
 import os
 import pickle
@@ -17,7 +16,7 @@ from typing import Any
 import safetensors
 
 from memdpc.base.errors import CheckpointError, TrainingError
-from memdpc.base.files import LARGEST_JSON, LARGEST_TEXT, read_json, read_plain
+from memdpc.base.files import LARGEST_TEXT, read_json, read_plain
 
 METRICS = ("step", "epoch", "split", "name", "value")  # the columns of metrics.csv
 
@@ -75,9 +74,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     `TrainingError` where it is damaged.
     """
     with readable(checkpoint):
-        state = json.loads(read_plain(checkpoint / "state.json", LARGEST_JSON).decode())
-        if not isinstance(state, dict):
-            raise ValueError("state.json holds no state")
+        state = read_json(checkpoint / "state.json", CheckpointError("state.json holds no state"))
         for name, fits in _STATE.items():
             value = state.get(name)
             if not (fits(value) or name in _YOUNGER and name not in state):

@@ -204,8 +204,6 @@ def _prepare_folder(run: Run, config: Any) -> None:
     if begins or run.longer or run.moved:
         with atomic_write(run.folder / "config.json") as part:
             save_config(config, part)
-    if run.videos is not None:
-        write_bytes(run.videos_file, run.videos)
     if not begins:
         _keep_last_and_best(run)
     _cut_metrics(run, run.state["step"])
@@ -214,9 +212,10 @@ def _prepare_folder(run: Run, config: Any) -> None:
 
 
 def take_up(run: Run, total_steps: int) -> None:
-    """Note how many steps a run makes in all; `ConfigError` where that is no way to go on.
+    """Note how many steps a run makes in all, and of which videos.
 
-    A run that other videos or settings cut short would end at once, and pass for a finished one.
+    `ConfigError` where its end lies behind it: a run that other videos or settings cut
+    short would end at once, and pass for a finished one.
     """
     done = run.state["step"]
     planned = run.state.get("total_steps", total_steps)
@@ -224,6 +223,8 @@ def take_up(run: Run, total_steps: int) -> None:
         now = f"its videos and settings now give {total_steps} in all"
         raise ConfigError(f"{run.folder}: is at step {done} of {planned}, {now}; raise epochs")
     run.state["total_steps"] = total_steps
+    if run.main and run.videos is not None:
+        write_bytes(run.videos_file, run.videos)
 
 
 def log_metrics(
