@@ -545,12 +545,12 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/memdpc', 'doc_host': '', '
                                       'memdpc.training.loop.StepBatches.order': ( 'training/loop.html#stepbatches.order',
                                                                                   'memdpc/training/loop.py'),
                                       'memdpc.training.loop.agree': ('training/loop.html#agree', 'memdpc/training/loop.py'),
-                                      'memdpc.training.loop.check_start': ('training/loop.html#check_start', 'memdpc/training/loop.py'),
                                       'memdpc.training.loop.learning_rate': ('training/loop.html#learning_rate', 'memdpc/training/loop.py'),
                                       'memdpc.training.loop.optimise': ('training/loop.html#optimise', 'memdpc/training/loop.py'),
                                       'memdpc.training.loop.seed_step': ('training/loop.html#seed_step', 'memdpc/training/loop.py'),
                                       'memdpc.training.loop.steps_per_epoch': ( 'training/loop.html#steps_per_epoch',
                                                                                 'memdpc/training/loop.py'),
+                                      'memdpc.training.loop.take_up_work': ('training/loop.html#take_up_work', 'memdpc/training/loop.py'),
                                       'memdpc.training.loop.train': ('training/loop.html#train', 'memdpc/training/loop.py'),
                                       'memdpc.training.loop.validate': ('training/loop.html#validate', 'memdpc/training/loop.py'),
                                       'memdpc.training.loop.warn_of_broken': ( 'training/loop.html#warn_of_broken',
@@ -579,4 +579,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/memdpc', 'doc_host': '', '
                                           'memdpc.training.pretrain.pretrain_step': ( 'training/pretrain.html#pretrain_step',
                                                                                       'memdpc/training/pretrain.py')},
             'memdpc.training.processes': {},
-            'memdpc.training.run': {}}}
+            'memdpc.training.run': {},
+            'memdpc.training.show': {}}}

@@ -221,6 +221,10 @@ def _as_given(
     loss: Callable[..., Any] | None,
 ) -> PretrainConfig:
     """The config with what the objects that were handed in say of themselves."""
+    if model is not None and loss is not None:
+        raise ConfigError("a model has its loss already: hand in one of the two")
+    if model is not None and config.init:
+        raise ConfigError("a model has its weights already: hand in a model, or name init")
     known = {field.name for field in fields(config)}
     sizes = getattr(model, "sizes", {})
     changes = {name: value for name, value in sizes.items() if name in known}
@@ -252,10 +256,6 @@ def pretrain(
     Raises `memdpc.base.errors.Stopped` after a signal, when the checkpoint is written, and
     `MemdpcError` for what a user can fix.
     """
-    if model is not None and loss is not None:
-        raise ConfigError("a model has its loss already: hand in one of the two")
-    if model is not None and config.init:
-        raise ConfigError("a model has its weights already: hand in a model, or name init")
     config = _as_given(config, model, videos, loss)
     load_plugins(config.plugin)
     accelerator = make_accelerator(config.device, config.precision, config.num_workers)

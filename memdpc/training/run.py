@@ -211,7 +211,7 @@ def _prepare_folder(run: Run, config: Any) -> None:
         logger.warning("%s: %s", run.folder, note)
 
 
-def take_up(run: Run, total_steps: int) -> None:
+def note_length(run: Run, total_steps: int) -> None:
     """Note how many steps a run makes in all, and of which videos.
 
     `ConfigError` where its end lies behind it: a run that other videos or settings cut
@@ -316,10 +316,17 @@ def restore(run: Run, model: nn.Module, optimizer: Optimizer) -> int:
     except CheckpointError as error:
         raise ConfigError(f"{folder}: not of this model ({error})") from error
     with readable(folder):
-        # On the CPU first: `load_optimizer` moves each entry to its parameter's device.
-        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        load_optimizer(optimizer, state, run.state["step"])
+        load_optimizer(optimizer, _read_pickle(folder / "optimizer.pt"), run.state["step"])
     return run.state["step"]
+
+
+def _read_pickle(file: Path) -> Any:
+    """What a file of plain objects and tensors holds, all of it on the CPU."""
+    content = io.BytesIO(read_plain(file))
+    try:
+        return torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # anything, where the file is damaged
+        raise ValueError(f"{file.name}: {error}") from error
 
 
 def add_results(

@@ -129,7 +129,11 @@ def tensor_from(draw):
     kinds = [torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64, torch.bfloat16]
     kind = draw(st.sampled_from(kinds))
     value = torch.full(shape, draw(st.sampled_from([0, 1, -1, 1e30, float("nan")]))).to(kind)
-    return value.expand(*shape) if draw(st.booleans()) else value[..., None].squeeze(-1)
+    return (
+        torch.zeros(()).to(kind).expand(shape)
+        if draw(st.booleans())
+        else value[..., None].squeeze(-1)
+    )
 
 
 def check_optimizer(stopped, data):
