@@ -27,6 +27,7 @@ class Command(NamedTuple):
     function: str  # takes a config
     presets: Mapping[str, JobConfig]
     default: str = "default"  # the preset that the fields start from
+    first_word: str = ""  # the field that a first word without a flag fills
 
 
 COMMANDS = {
@@ -85,6 +86,13 @@ COMMANDS = {
         "oops",
         {"default": configs.OopsConfig()},
     ),
+    "show": Command(
+        "say what a run, or a folder of results, holds",
+        "training.show",
+        "show",
+        {"default": configs.ShowConfig()},
+        first_word="folder",
+    ),
     "benchmark": Command(
         "time the way of a clip from file to network",
         "training.benchmark",
@@ -132,6 +140,8 @@ def parse_command(words: Sequence[str]) -> tuple[Callable[[Any], Any], JobConfig
     if name not in COMMANDS:
         raise ConfigError(f"no command {name!r}: choose one of {', '.join(COMMANDS)}")
     command = COMMANDS[name]
+    if command.first_word and args and not args[0].startswith("-"):
+        args.insert(0, f"--{command.first_word}")
     preset = command.default
     if len(command.presets) > 1:
         preset, args = _take_preset(args, preset)

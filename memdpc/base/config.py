@@ -209,6 +209,9 @@ class PretrainConfig(JobConfig):
     dataset: str = "ucf101"
     root: str = ""  # the dataset's folder
     out: str = ""  # the run's folder
+    # the weights to begin with: a run, a checkpoint in it, a from_pretrained folder, a released
+    # .pth.tar; '': fresh ones
+    init: str = ""
     split: Split = 1  # which of the dataset's splits: its training part is used
     encoder: str = "resnet18"  # tiny, resnet18, resnet34, resnet50, or one from a plugin
     img_size: ImageSize = 128  # height and width of the frames, pixels
@@ -245,6 +248,7 @@ class PretrainConfig(JobConfig):
     plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
     precision: Precision = "auto"  # auto: bf16 on GPUs that have it
     resume: bool = False  # go on from the last checkpoint in out
+    accept_changed_data: bool = False  # resume though the run's videos are no longer the same
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -361,6 +365,7 @@ class ClassifyConfig(FeaturesConfig):
     checkpoint_every: Steps = 500  # steps between checkpoints; each validation saves one as well
     precision: Precision = "auto"  # auto: bf16 on GPUs that have it
     resume: bool = False  # go on from the last checkpoint in out
+    accept_changed_data: bool = False  # resume though the run's videos are no longer the same
 
 
 PROBE = ClassifyConfig()
@@ -444,6 +449,7 @@ class OopsConfig(JobConfig):
     device: str = "auto"  # auto, cpu, cuda, mps
     plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
     resume: bool = False  # finetuning: go on from the last checkpoint in out
+    accept_changed_data: bool = False  # resume though the run's videos are no longer the same
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -492,6 +498,13 @@ class PrepareConfig(JobConfig):
     time_limit: TimeLimit = 60.0  # seconds to copy a file, and ten more for each megabyte
     num_workers: NumWorkers = 2  # processes that encode
     plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
+
+
+@dataclass(frozen=True)
+class ShowConfig(JobConfig):
+    """Say what a run, or a folder of results, holds."""
+
+    folder: str = ""  # a run, or the out of any other job
 
 
 @dataclass(frozen=True)
@@ -634,7 +647,7 @@ def save_config(config: Any, path: Path) -> None:
     path.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 
-MAY_DIFFER = ("out", "resume", "device", "num_workers", "keep_checkpoints")
+MAY_DIFFER = ("out", "resume", "accept_changed_data", "device", "num_workers", "keep_checkpoints")
 
 
 def config_differences(config: Any, path: Path, ignored: Sequence[str] = MAY_DIFFER) -> list[str]:
@@ -649,7 +662,7 @@ def config_differences(config: Any, path: Path, ignored: Sequence[str] = MAY_DIF
         path, ConfigError(f"{path}: damaged; choose another out")
     )
     return [
-        f"{name}: {saved.get(name)} -> {now.get(name)}"
+        f"{name}: {str(saved.get(name)):.80} -> {now.get(name)}"
         for name in sorted(now.keys() | saved.keys())
         if name not in ignored and saved.get(name) != now.get(name)
     ]
@@ -673,6 +686,7 @@ __all__ = [
     "RetrieveConfig",
     "ScanConfig",
     "ShapesConfig",
+    "ShowConfig",
     "config_from",
     "notebook_parameters",
 ]

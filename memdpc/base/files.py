@@ -3,9 +3,11 @@
 import errno
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,9 @@ from memdpc.base.errors import ConfigError, DatasetError, MemdpcError, TrainingE
 logger = logging.getLogger(__name__)
 
 PART = ".part"  # the suffix of what is being written
+LARGEST_JSON = 16 * 2**20  # bytes; what Python makes of it takes some thirty times as much
+DEEPEST_JSON = 50  # levels
+LARGEST_TEXT = 2**31  # bytes, of lists and tables that grow with a dataset or a run
 
 
 def cache_folder() -> Path:
@@ -105,30 +110,59 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_json(path: str | os.PathLike, damaged: MemdpcError) -> dict[str, Any]:
-    """The dict that a JSON file holds; `damaged` is raised where it holds anything else."""
+def read_plain(path: str | os.PathLike, most: float = math.inf) -> bytes:
+    """The content of a plain file.
+
+    `ValueError` for a folder, and for a pipe or a device, where reading might wait for ever; and
+    for more than `most` bytes, before any is read.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("no plain file")
+    if found.st_size > most:
+        raise ValueError(f"larger than {most / 2**20:.0f} MB")
+    return Path(path).read_bytes()
+
+
+def read_json(
+    path: str | os.PathLike, damaged: MemdpcError, most: int = LARGEST_JSON
+) -> dict[str, Any]:
+    """The dict that a JSON file of `most` bytes holds; `damaged` is raised for anything else."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        found = json.loads(read_plain(path, most).decode())
+    except (ValueError, RecursionError, FileNotFoundError):
         found = None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not _is_flat(found):
         raise damaged
     return found
 
 
+def _is_flat(value: Any) -> bool:
+    """Whether what a JSON file holds may be walked through by functions that call themselves."""
+    level = [value]
+    for _ in range(DEEPEST_JSON):
+        parts = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [part for inner in parts for part in inner if isinstance(part, (dict, list))]
+        if not level:
+            return True
+    return False
+
+
 def read_text(path: str | os.PathLike) -> str:
-    """A small text file in UTF-8, with or without a byte order mark; raises `DatasetError`."""
+    """A text file in UTF-8, with or without a byte order mark; raises `DatasetError`."""
     if not os.path.isfile(path):  # nor a pipe, where reading might wait for ever
         raise DatasetError(f"{path}: no such file")
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_plain(path, LARGEST_TEXT).decode("utf-8-sig")
     except OSError as error:
         raise DatasetError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError:
         text = "\0"
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
     if "\0" in text:
         raise DatasetError(f"{path}: not a text file in UTF-8")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:

@@ -20,6 +20,7 @@ from memdpc.evaluation.checkpoints import (
 )
 from memdpc.evaluation.features import clips_of
 from memdpc.method.model import MemDPC
+from memdpc.training.folder import checkpoints_in
 from memdpc.training.processes import make_accelerator, make_loader, watched_workers
 
 __all__ = []
@@ -161,7 +162,7 @@ def stage_models(
 
 def _earlier_checkpoints(last, count):
     """Of the checkpoints before the last, those that lie evenly between the start and it."""
-    earlier = sorted(folder for folder in last.parent.glob("step-*") if folder < last)
+    earlier = [folder for folder in checkpoints_in(last.parent.parent) if folder < last]
     places = (
         np.linspace(
             0,

@@ -1,16 +1,18 @@
 """Networks to measure: of a run, a saved folder or a released file, or fresh weights."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from memdpc.base.config import FeaturesConfig
+from memdpc.base.config import ClassifyConfig, FeaturesConfig
 from memdpc.base.errors import CheckpointError, ConfigError
 from memdpc.base.files import read_json
 from memdpc.method.model import MemDPC
 from memdpc.method.released import load_released
+from memdpc.training.folder import checkpoints_in, step_of
 
 PARTS = (
     "encoder",
@@ -78,7 +80,7 @@ def checkpoint_folder(path: str | Path) -> Path:
     path = Path(path)
     if (path / "model.safetensors").is_file():
         return path
-    last = max((path / "checkpoints").glob("step-*"), default=None)
+    last = max(checkpoints_in(path), key=step_of, default=None)
     if last is None:
         accepted = "a run, a folder with model.safetensors, a .pth.tar, or random"
         raise CheckpointError(f"{path}: no checkpoint here ({accepted})")
@@ -96,8 +98,19 @@ def run_config(checkpoint: str | Path) -> dict[str, Any]:
     for folder in (path, *path.parents[:2]):
         file = folder / "config.json"
         if (folder / "checkpoints").is_dir() and file.is_file():
-            return read_json(file, CheckpointError(f"{file}: damaged"))
+            return _checked_run(read_json(file, CheckpointError(f"{file}: damaged")), file)
     return {}
+
+
+def _checked_run(run: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A run's settings, of which those that a measurement takes over are read by their fields."""
+    taken = ("dataset", "split", "checkpoint", "frame_stride", "time_stride", "seed")
+    found = {name: run[name] for name in taken if name in run}
+    try:
+        checked = replace(ClassifyConfig(), **found)
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: damaged ({error})") from error
+    return run | {name: getattr(checked, name) for name in found}
 
 
 def given_sizes(config: Any) -> dict[str, int]:
@@ -146,7 +159,7 @@ def strides(config: FeaturesConfig) -> dict[str, Any]:
     if not (config.frame_stride or config.time_stride):
         run = run_config(config.checkpoint)
     return {
-        "frame_stride": config.frame_stride or run.get("frame_stride", 3),
+        "frame_stride": config.frame_stride or run.get("frame_stride") or 3,
         "time_stride": config.time_stride or run.get("time_stride"),
     }
 

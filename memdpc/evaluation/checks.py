@@ -60,9 +60,9 @@ def warn_of_split(config: ClassifyConfig) -> None:
     run: dict[str, Any] = run_config(config.checkpoint)
     if config.mode == "scratch" or run.get("dataset") != config.dataset:
         return
-    if run["split"] != config.split:
+    split = run.get("split", config.split)
+    if split != config.split:
         message = "%s was trained on split %d of %s: it has seen test videos of split %d"
-        split = run["split"]
         logger.warning(
             message,
             config.checkpoint,

@@ -65,6 +65,7 @@ from memdpc.training.run import (
     read_metrics,
     read_results,
     readable,
+    restore,
     write_results,
 )
 
@@ -509,7 +510,8 @@ def train_classifier(
     config = with_recipe(config)
     processes = accelerator.num_processes
     found = Run(config.out, config, main=False, processes=processes)  # only looks
-    if found.finished:
+    given = model is not None or videos is not None
+    if found.finished and not given and not found.moved:
         return read_results(found.folder)
     if config.batch_size < 2:
         raise ConfigError("batch_size must be 2 or more: batch-norm compares the clips of a batch")
@@ -518,7 +520,11 @@ def train_classifier(
     kept, held_out = hold_out(labelled, config.val_fraction, config.seed)
     steps_per_epoch(len(kept), config.batch_size * processes)  # `ConfigError` if not one
     classifier = classifier_from(config, model, labelled.classes, sizes).to(accelerator.device)
-    run = Run(config.out, config, accelerator.is_main_process, processes)
+    parts = {"training": kept, "held-out": held_out}
+    run = Run(config.out, config, accelerator.is_main_process, processes, parts)
+    if run.finished:
+        restore(run, classifier, optimizer_for(config, classifier))  # refuses another network
+        return read_results(run.folder)
     if run.main:
         warn_of_training(config, labelled, kept)
     values = fit_classifier(config, run, accelerator, classifier, (kept, held_out), shape)
@@ -646,7 +652,7 @@ def _tested_strides(config):
     if config.frame_stride or config.time_stride or "mode" not in run:
         return strides(config)
     names = ("checkpoint", "frame_stride", "time_stride")
-    began = replace(config, **{name: run[name] for name in names})
+    began = replace(config, **{name: run.get(name) for name in names})
     given = began.frame_stride or began.time_stride or began.checkpoint == "random"
     if not given and not Path(began.checkpoint).exists():
         reason = "the stride of clips is recorded there, and it is gone"

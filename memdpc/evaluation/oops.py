@@ -38,9 +38,9 @@ from ..base.plugins import load_plugins
 from ..data.augment import normalize_clips
 from ..method.model import MemDPC, Pretrained
 from ..training.processes import make_accelerator, make_loader, watched_workers
-from ..training.run import Run, write_results
+from ..training.run import write_results
 from .checkpoints import load_model, sized_model
-from .oops_finetune import finetune
+from .oops_finetune import finetune, finetuning_run
 from .oops_labels import CLASSES, annotated_videos, fourth_annotator_times
 
 # %% ../../nbs/evaluation/04_oops.ipynb #a1af364d
@@ -570,7 +570,7 @@ def _finetuned_row(config, accelerator, classifier, parts, times, sizes):
         return {"loss": _held_out_loss(classifier.head, steps, weights)}
 
     classifier.to(device)
-    finetune(config, accelerator, classifier, parts["train"], evaluate, **sizes)
+    finetune(config, accelerator, classifier, parts, evaluate, **sizes)
     classifier.cpu()
     steps = collect_parts(config, classifier.memdpc, sizes, test, device)["test"]
     return head_row("finetuned: z and predicted z", classifier.head, steps, times)
@@ -601,9 +601,9 @@ def oops(config: OopsConfig) -> dict:
     device = accelerator.device
     model, sizes = sized_model(config)
     finetuning = config.mode == "finetune"
-    if finetuning:  # only looks: a folder that does not fit shows before anything is computed
-        Run(Path(config.out, "finetuned"), config, False, accelerator.num_processes)
     parts, counts = annotated_videos(config)
+    if finetuning:  # only looks: a folder that does not fit shows before anything is computed
+        finetuning_run(config, accelerator, parts, main=False)
     times = [video.transitions for video in parts["test"].videos.videos]
     kind = "random" if config.checkpoint == "random" else "pretrained"
     steps = collect_parts(config, model, sizes, parts, device)

@@ -1,6 +1,6 @@
 """Finetuning for unintentional action: the network is trained together with its linear head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,23 @@ def learning_rate_with_one_drop(
     return rate
 
 
+def finetuning_run(
+    config: OopsConfig,
+    accelerator: Accelerator,
+    parts: Mapping[str, LabelledVideos],
+    main: bool,
+) -> Run:
+    """The run in `out/finetuned`; one that is not `main` only looks."""
+    videos = {"training": parts["train"].videos, "held-out": parts["held out"].videos}
+    folder = Path(config.out, "finetuned")
+    return Run(folder, config, main, accelerator.num_processes, videos)
+
+
 def finetune(
     config: OopsConfig,
     accelerator: Accelerator,
     classifier: Any,
-    labelled: LabelledVideos,
+    parts: Mapping[str, LabelledVideos],
     evaluate: Callable[[nn.Module], dict[str, float]],
     num_blocks: int,
     img_size: int,
@@ -70,15 +82,14 @@ def finetune(
     `evaluate(classifier)` gives the held-out loss. A finished run is left as it is.
     """
     processes = accelerator.num_processes
-    folder = Path(config.out, "finetuned")
-    run = Run(folder, config, accelerator.is_main_process, processes)
+    run = finetuning_run(config, accelerator, parts, accelerator.is_main_process)
     optimizer = torch.optim.Adam(
         classifier.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
     start = restore(run, classifier, optimizer)
     if run.finished:
         return run
-    videos, failures = labelled
+    videos, failures = parts["train"]
     block_len = classifier.memdpc.block_len
     targets = WindowTargets(videos, failures, num_blocks, block_len, img_size)
     per_epoch = max(1, len(videos) // (config.batch_size * processes))

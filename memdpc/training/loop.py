@@ -22,9 +22,16 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from memdpc.training.processes import (
+    Interruption,
+    keep_arithmetic,
+    largest,
+    mean_over_processes,
+    watched_workers,
+)
+
 from ..base.errors import ConfigError, Stopped, TrainingError
-from .processes import Interruption, largest, mean_over_processes, watched_workers
-from .run import Run, log_metrics, save_checkpoint
+from .run import Run, log_metrics, note_length, save_checkpoint
 
 
 # %% ../../nbs/training/01_loop.ipynb #318f18b6
@@ -214,13 +221,15 @@ class Log:
 
 
 # %% ../../nbs/training/01_loop.ipynb #9dc84bf1
-def check_start(run: Run, accelerator: Accelerator, start: int) -> None:
-    "Every process must begin at the same step."
-    (latest,) = largest(accelerator, [start])
-    if latest > start:
+def take_up_work(run: Run, accelerator: Accelerator, schedule: Schedule) -> None:
+    "Every process must begin at the same step, before the end, and compute as the run began."
+    (latest,) = largest(accelerator, [schedule.start])
+    if latest > schedule.start:
         raise TrainingError(
             f"{run.folder}: not every process sees the checkpoint; out must be on a shared disk"
         )
+    note_length(run, schedule.total_steps)
+    keep_arithmetic(run, accelerator)
 
 
 def warn_of_broken(count: int) -> None:
@@ -248,9 +257,9 @@ def train(
     """Train to the end of the schedule; returns the last values, of the validation if there is one.
 
     Checkpoints are written as the schedule says, and when asked to stop (`Stopped`).
-    `TrainingError` where the run cannot go on.
+    `TrainingError` where the run cannot go on, `ConfigError` where its end lies behind it.
     """
-    check_start(run, accelerator, schedule.start)
+    take_up_work(run, accelerator, schedule)
     wrapped = accelerator.prepare_model(model)
     log = Log(run, loader, schedule)
     num_broken = 0

@@ -25,8 +25,10 @@ from ..data.augment import Augment, normalize_clips
 from ..data.clips import Clips, Even, Random, is_short, span
 from ..data.videos import VideoList, hold_out, load_dataset
 from ..method.model import MemDPC
+from ..method.saving import name_of
+from .initial import load_initial
 from .loop import Schedule, StepBatches, learning_rate, steps_per_epoch, train
-from .processes import limit_threads, make_accelerator, make_loader
+from .processes import make_accelerator, make_loader
 from .run import Run, finish, read_results, restore
 
 # %% ../../nbs/training/02_pretrain.ipynb #6a2fa8fc
@@ -213,15 +215,32 @@ def facts_of(run: Run, accelerator: Accelerator, videos: VideoList, seed: int) -
 
 # %% ../../nbs/training/02_pretrain.ipynb #f320e928
 def _as_given(
-    config: PretrainConfig, model: nn.Module | None, videos: VideoList | None
+    config: PretrainConfig,
+    model: nn.Module | None,
+    videos: VideoList | None,
+    loss: Callable[..., Any] | None,
 ) -> PretrainConfig:
     """The config with what the objects that were handed in say of themselves."""
+    if model is not None and loss is not None:
+        raise ConfigError("a model has its loss already: hand in one of the two")
+    if model is not None and config.init:
+        raise ConfigError("a model has its weights already: hand in a model, or name init")
     known = {field.name for field in fields(config)}
     sizes = getattr(model, "sizes", {})
     changes = {name: value for name, value in sizes.items() if name in known}
     if videos is not None:
         changes |= {"dataset": videos.name, "root": str(videos.root)}
+    if loss is not None:
+        changes["loss"] = name_of(loss)
     return replace(config, **changes)
+
+
+def _first_model(config: PretrainConfig, loss: Callable[..., Any] | None, begins: bool) -> MemDPC:
+    """A model of the config's sizes, where the run begins with the weights that it names."""
+    model = model_from(config, loss)
+    if config.init and begins:
+        load_initial(model, config.init)
+    return model
 
 
 # %% ../../nbs/training/02_pretrain.ipynb #29fbe2ad
@@ -237,27 +256,29 @@ def pretrain(
     Raises `memdpc.base.errors.Stopped` after a signal, when the checkpoint is written, and
     `MemdpcError` for what a user can fix.
     """
-    if model is not None and loss is not None:
-        raise ConfigError("a model has its loss already: hand in one of the two")
-    config = _as_given(config, model, videos)
+    config = _as_given(config, model, videos, loss)
     load_plugins(config.plugin)
-    limit_threads(config.num_workers)
-    accelerator = make_accelerator(config.device, config.precision)
+    accelerator = make_accelerator(config.device, config.precision, config.num_workers)
     main = accelerator.is_main_process
     size = accelerator.num_processes
     found = Run(config.out, config, main=False, processes=size)  # looks, and leaves nothing behind
-    if found.finished:
+    if found.finished and model is None and videos is None and not found.moved:
         return read_results(found.folder)
     if videos is None:
         place = (config.dataset, config.root, config.split, "train")
         videos = load_dataset(*place, config.num_workers, progress=main and sys.stderr.isatty())
     seen, held_out = hold_out(videos, config.val_fraction, config.seed)
     clips = clips_from(config, seen)
-    model = (model_from(config, loss) if model is None else model).to(accelerator.device)
-    run = Run(config.out, config, main, size)
+    if model is None:
+        model = _first_model(config, loss, begins=found.checkpoint() is None)
+    model.to(accelerator.device)
+    run = Run(config.out, config, main, size, {"training": seen, "held-out": held_out})
+    adam = torch.optim.Adam(model.parameters(), config.lr, weight_decay=config.weight_decay)
+    if run.finished:
+        restore(run, model, adam)  # `ConfigError` for another model
+        return read_results(run.folder)
     if main:
         log_videos(seen, clips, model)
-    adam = torch.optim.Adam(model.parameters(), config.lr, weight_decay=config.weight_decay)
     evaluate = _evaluator(config, held_out, accelerator) if len(held_out) else None
     values = optimise_for(config, run, accelerator, model, adam, clips, pretrain_step, evaluate)
     results = finish(run, values, **facts_of(run, accelerator, seen, config.seed))

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader, default_collate
 
-from memdpc.base.errors import ConfigError, DatasetError, MemdpcError, TrainingError
+from memdpc.base.errors import ConfigError, DatasetError, MemdpcError, TrainingError, printable
 from memdpc.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -223,6 +223,39 @@ def limit_threads(num_workers: int) -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() - num_workers))
+
+
+def arithmetic(accelerator: Accelerator) -> dict[str, Any]:
+    """What the last bits of a sum depend on, beside its terms."""
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "device": accelerator.device.type,
+        "precision": accelerator.mixed_precision,
+    }
+
+
+def keep_arithmetic(run: Run, accelerator: Accelerator) -> None:
+    """Let a resumed run compute as it did before, and warn where it cannot.
+
+    Its number of threads is kept, whatever `num_workers` now leaves, as far as there are cores and
+    `OMP_NUM_THREADS` says nothing else.
+    """
+    before = run.state.get("arithmetic", {})
+    threads = before.get("threads", 0)
+    if 0 < threads <= cores() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+    now = arithmetic(accelerator)
+    changed = [
+        f"{name} {before.get(name, 'unknown')!s:.40} -> {value}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    if run.state["step"] and changed and run.main:
+        exact = "from here on not exact to the last bit"
+        logger.warning("%s: %s: %s", run.folder, exact, printable(", ".join(changed)))
+    run.state["arithmetic"] = now
 
 
 def _check_device(device: str) -> None:

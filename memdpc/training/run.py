@@ -2,7 +2,8 @@
 
 | file | what |
 |---|---|
-| `config.json` | every setting; a resumed run must have the same |
+| `config.json` | every setting |
+| `videos.jsonl` | a line per video: part, path, bytes, frames, label |
 | `metrics.csv` | a row per logged value: step, epoch, split, name, value |
 | `checkpoints/step-XXXXXXXX/` | model, its config, optimizer state, `state.json`: last and best |
 | `metrics.json` | written at the end: results, version, seed, device, seconds |
@@ -10,17 +11,22 @@
 `metrics.csv` carries no times: two equal runs have equal files. Rows after the last checkpoint are
 cut away on resume, since the resumed run writes them again. A run with `steps` in its
 `metrics.json` is finished.
+
+A resumed run must have the same settings, but for its folder, its device, its number of workers and
+which checkpoints it keeps. It may be made longer (`epochs`, `max_steps`), even when it is finished.
+Its dataset may lie elsewhere; the videos must be the same, unless `accept_changed_data` says that
+others will do. The number of threads is kept, since the last bits of a sum depend on it
+(`memdpc.training.processes`).
 """
 
 import csv
 import io
 import json
+import logging
 import os
-import pickle
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,46 +37,36 @@ from torch import nn
 from torch.optim import Optimizer
 
 from memdpc import __version__
-from memdpc.base.config import config_differences, save_config
-from memdpc.base.errors import ConfigError, TrainingError
+from memdpc.base.config import save_config
+from memdpc.base.errors import CheckpointError, ConfigError, TrainingError
 from memdpc.base.files import (
     PART,
     atomic_write,
     clear_parts,
     fsync_path,
     hold_folder,
-    read_json,
+    read_plain,
+    write_bytes,
     write_failure,
     write_json,
 )
-
-METRICS = ("step", "epoch", "split", "name", "value")  # the columns of metrics.csv
-VERSIONS = {"version": __version__, "torch": torch.__version__}
-
-# What reading a checkpoint may raise that a disk damaged, or that was copied in part.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    safetensors.SafetensorError,
+from memdpc.data.videos import VideoList
+from memdpc.method.saving import load_strictly
+from memdpc.training.changes import Changes, changes_since, fingerprint, video_changes
+from memdpc.training.folder import (
+    METRICS,
+    checkpoints_in,
+    read_metrics,
+    read_results,
+    read_state,
+    readable,
+    step_of,
 )
+from memdpc.training.optimizer_state import load_optimizer
 
+logger = logging.getLogger(__name__)
 
-@contextmanager
-def readable(checkpoint: Path) -> Iterator[None]:
-    """Turn any error of reading a damaged checkpoint into one line that says what to do."""
-    try:
-        yield
-    except _DAMAGE as error:
-        earlier = [folder for folder in checkpoint.parent.glob("step-*") if folder < checkpoint]
-        then = f"go on from {max(earlier).name}" if earlier else "begin anew"
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        advice = f"remove this folder, and --resume True will {then}"
-        raise TrainingError(f"{checkpoint}: damaged ({reason}); {advice}") from error
+VERSIONS = {"version": __version__, "torch": torch.__version__}
 
 
 class Run:
@@ -79,11 +75,17 @@ class Run:
     Only the main process writes, and holds the folder's lock while it lives. `state` is that of the
     last checkpoint: its step, the best validation `[step, loss]`, the last validation's values, how
     many processes there were, and the seconds spent so far. `ConfigError` where `config` (of any
-    job, with `resume`) does not fit the folder, or another process is at work there.
+    job, with `resume`) or `videos` (of each part of the data that the run depends on; None: not
+    known yet) do not fit the folder, or another process is at work there.
     """
 
     def __init__(
-        self, out: str | os.PathLike, config: Any, main: bool = True, processes: int = 1
+        self,
+        out: str | os.PathLike,
+        config: Any,
+        main: bool = True,
+        processes: int = 1,
+        videos: Mapping[str, VideoList] | None = None,
     ) -> None:
         if not str(out):
             raise ConfigError("no out: name the run's folder")
@@ -91,6 +93,7 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.main = main
         self.keep_all: bool = getattr(config, "keep_checkpoints", False)
+        self.videos = None if videos is None else fingerprint(videos)
         self.began = time.monotonic()
         self.state: dict[str, Any] = {
             "step": 0,
@@ -99,37 +102,66 @@ class Run:
             "processes": processes,
             "seconds": 0.0,
         }
+        self.moved = False  # whether the dataset lies elsewhere than at the start
+        self.notes: list[str] = []  # what is no longer as it was, a line each
+        self.longer = bool(config.resume and self.complete and self._changes(config).longer)
         writes = main and not self.finished
         self.lock: BaseFileLock | None = hold_folder(self.folder) if writes else None
-        if self.checkpoint() or self.finished:
+        if self.checkpoint() or self.complete:
             self._go_on(config)
         if writes:
             _prepare_folder(self, config)
 
+    def _changes(self, config: Any) -> Changes:
+        return changes_since(config, self.folder / "config.json")
+
     def _go_on(self, config: Any) -> None:
-        """Take up the last checkpoint's state, if `config` is the one that the run began with."""
+        """Take up the last checkpoint's state, if what the run was begun with is the same."""
         if not config.resume:
             ways = "go on with --resume True, or choose another out"
             raise ConfigError(f"{self.folder}: holds a run already; {ways}")
-        changed = config_differences(config, self.folder / "config.json")
-        saved = self.state | self._saved_state()
+        changes = self._changes(config)
+        changed = list(changes.refused)
+        checkpoint = self.checkpoint()
+        saved = self.state if checkpoint is None else read_state(checkpoint)
         if saved["processes"] != self.state["processes"]:
             changed.append(f"processes: {saved['processes']} -> {self.state['processes']}")
+        if changes.moved and not self.videos_file.exists():
+            changed.append(changes.moved)
         if changed:
             differences = "; ".join(sorted(changed))
             raise ConfigError(f"{self.folder}: was begun with other settings ({differences})")
-        self.state = saved
+        if changes.longer and checkpoint is None:
+            raise ConfigError(f"{self.folder}: no checkpoint to go on from; choose another out")
+        self.state |= saved
+        self.moved = bool(changes.moved)
+        self.longer = bool(changes.longer)
+        self.notes += [changes.longer] if changes.longer else []
+        self._check_videos(getattr(config, "accept_changed_data", False))
 
-    def _saved_state(self) -> dict[str, Any]:
-        checkpoint = self.checkpoint()
-        if checkpoint is None:
-            return {}
-        with readable(checkpoint):
-            return dict(json.loads((checkpoint / "state.json").read_text()))
+    def _check_videos(self, accept: bool) -> None:
+        """Refuse other videos than those that the run was begun with, or accept and say so."""
+        if self.videos is None:
+            return
+        if not self.videos_file.exists():
+            self.notes.append("begun without a list of its videos: nobody can tell if they changed")
+            return
+        changed = video_changes(self.videos_file, self.videos)
+        if changed and not accept:
+            ways = "bring them back, or go on with --accept_changed_data True"
+            raise ConfigError(f"{self.folder}: its videos changed: {changed}; {ways}")
+        if changed:
+            inexact = "order of clips, length of epochs and schedule are now those of other videos"
+            self.notes.append(f"its videos changed: {changed}; {inexact}")
+
+    @property
+    def videos_file(self) -> Path:
+        """The fingerprint of the videos that the run was begun with."""
+        return self.folder / "videos.jsonl"
 
     def checkpoint(self) -> Path | None:
         """Folder of the last checkpoint, or None."""
-        return max(self.checkpoints.glob("step-*"), default=None)
+        return max(checkpoints_in(self.folder), key=step_of, default=None)
 
     @property
     def last_good(self) -> str:
@@ -142,12 +174,17 @@ class Run:
         return round(self.state["seconds"] + time.monotonic() - self.began, 1)
 
     @property
-    def finished(self) -> bool:
-        """Whether the run came to its end.
+    def complete(self) -> bool:
+        """Whether the run came to an end.
 
         Other measurements of a network write to the same `metrics.json`, but no `steps`.
         """
         return "steps" in read_results(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: the run is complete, and is not made longer."""
+        return self.complete and not self.longer
 
 
 def _prepare_folder(run: Run, config: Any) -> None:
@@ -159,12 +196,35 @@ def _prepare_folder(run: Run, config: Any) -> None:
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     clear_parts(run.folder)
     clear_parts(run.checkpoints)
-    if run.checkpoint() is None:
+    begins = run.checkpoint() is None
+    if run.longer:  # first of all it is no longer finished, whenever this is killed
+        results = read_results(run.folder)
+        results.pop("steps", None)
+        write_json(run.folder / "metrics.json", results)
+    if begins or run.longer or run.moved:
         with atomic_write(run.folder / "config.json") as part:
             save_config(config, part)
-    else:
+    if not begins:
         _keep_last_and_best(run)
     _cut_metrics(run, run.state["step"])
+    for note in run.notes:
+        logger.warning("%s: %s", run.folder, note)
+
+
+def note_length(run: Run, total_steps: int) -> None:
+    """Note how many steps a run makes in all, and of which videos.
+
+    `ConfigError` where its end lies behind it: a run that other videos or settings cut
+    short would end at once, and pass for a finished one.
+    """
+    done = run.state["step"]
+    planned = run.state.get("total_steps", total_steps)
+    if done > total_steps or done == total_steps < planned:
+        now = f"its videos and settings now give {total_steps} in all"
+        raise ConfigError(f"{run.folder}: is at step {done} of {planned}, {now}; raise epochs")
+    run.state["total_steps"] = total_steps
+    if run.main and run.videos is not None:
+        write_bytes(run.videos_file, run.videos)
 
 
 def log_metrics(
@@ -186,27 +246,10 @@ def log_metrics(
         raise
 
 
-def read_metrics(folder: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv; a last line that a kill cut short is left out.
-
-    `TrainingError` where the file is damaged.
-    """
-    file = Path(folder) / "metrics.csv"
-    try:
-        text = file.read_text(encoding="utf-8")
-        whole_lines = text[: text.rfind("\n") + 1].splitlines()
-        rows = list(csv.DictReader(whole_lines))
-        if not all(row["step"].isdecimal() for row in rows):
-            raise ValueError("a step that is not a number")
-    except (ValueError, KeyError, AttributeError, csv.Error) as error:
-        raise TrainingError(f"{file}: damaged; without this file the run can go on") from error
-    return rows
-
-
 def _cut_metrics(run: Run, step: int) -> None:
     """Cut metrics.csv back to `step`: a resumed run writes what came after it again."""
     file = run.folder / "metrics.csv"
-    rows = read_metrics(run.folder) if file.is_file() else []
+    rows = read_metrics(run.folder) if os.path.lexists(file) else []
     with atomic_write(file) as part, open(part, "w", encoding="utf-8", newline="") as out:
         writer = csv.DictWriter(out, METRICS, lineterminator="\n")
         writer.writeheader()
@@ -225,7 +268,7 @@ def _keep_last_and_best(run: Run) -> None:
     if run.state["best"]:
         best_step, _ = run.state["best"]
         kept.add(f"step-{best_step:08d}")
-    for folder in run.checkpoints.glob("step-*"):
+    for folder in checkpoints_in(run.folder):
         if folder.name not in kept:
             hidden = folder.with_name(f".{folder.name}.old{PART}")  # `clear_parts` would find it
             os.replace(folder, hidden)
@@ -260,27 +303,30 @@ def save_checkpoint(run: Run, step: int, model: nn.Module, optimizer: Optimizer)
 def restore(run: Run, model: nn.Module, optimizer: Optimizer) -> int:
     """Load the last checkpoint into `model` and `optimizer`; returns its step, 0 without one.
 
-    `TrainingError` where the checkpoint is damaged.
+    `TrainingError` where the checkpoint is damaged, `ConfigError` where it is of another model.
     """
     folder = run.checkpoint()
     if folder is None:
         return 0
     with readable(folder):
-        weights = (folder / "model.safetensors").read_bytes()
-        model.load_state_dict(safetensors.torch.load(weights))
-        # On the CPU first: `load_state_dict` moves each entry to its parameter's device.
-        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(state)
+        weights = read_plain(folder / "model.safetensors")
+        entries = safetensors.torch.load(weights)
+    try:
+        load_strictly(model, entries)
+    except CheckpointError as error:
+        raise ConfigError(f"{folder}: not of this model ({error})") from error
+    with readable(folder):
+        load_optimizer(optimizer, _read_pickle(folder / "optimizer.pt"), run.state["step"])
     return run.state["step"]
 
 
-def read_results(folder: str | os.PathLike) -> dict[str, Any]:
-    """What a folder's metrics.json holds, {} where there is none; `TrainingError` where damaged."""
-    file = Path(folder) / "metrics.json"
-    if not file.is_file():
-        return {}
-    damaged = TrainingError(f"{file}: damaged; remove it, or choose another out")
-    return read_json(file, damaged)
+def _read_pickle(file: Path) -> Any:
+    """What a file of plain objects and tensors holds, all of it on the CPU."""
+    content = io.BytesIO(read_plain(file))
+    try:
+        return torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # anything, where the file is damaged
+        raise ValueError(f"{file.name}: {error}") from error
 
 
 def add_results(

@@ -20,6 +20,7 @@ from memdpc.base.files import (
     hold_folder,
     read_json,
     read_lines,
+    read_plain,
     read_text,
     stamp,
     turn,
@@ -163,11 +164,40 @@ def test_parts_are_cleared_and_nothing_else(tmp_path):
 # ---- read with care
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "3", '{"a": 1', "\xff", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "3", '{"a": 1', "\xff", "[" * 100_000, '{"a":' * 60 + "1" + "}" * 60]
+)
 def test_json_that_is_not_a_dict_is_damaged(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match="damaged, they say"):
         read_json(tmp_path / "a.json", ConfigError("damaged, they say"))
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    """Gigabytes of JSON, of which a bomb takes thirty times as much; here they are a hole."""
+    with open(tmp_path / "a.json", "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ConfigError, match="damaged, they say"):
+        read_json(tmp_path / "a.json", ConfigError("damaged, they say"))
+    with pytest.raises(DatasetError, match="a.json: larger than 2048 MB"):
+        read_text(tmp_path / "a.json")
+
+
+@posix
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path, kind):
+    """2026-11: a pipe was waited for without end, and a device read without end."""
+    path = tmp_path / "a.json"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="no plain file"):
+        read_plain(path)
+    with pytest.raises(ConfigError, match="damaged, they say"):
+        read_json(path, ConfigError("damaged, they say"))
 
 
 def test_text_with_a_byte_order_mark_and_empty_lines(tmp_path):

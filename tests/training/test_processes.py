@@ -11,16 +11,19 @@ import time
 
 import pytest
 import torch
-from toy_job import Numbers, toy
+from toy_job import Numbers, ToyConfig, toy
 
 from memdpc.base.errors import ConfigError, DatasetError, TrainingError
 from memdpc.training.processes import (
     Interruption,
+    arithmetic,
     cores,
+    keep_arithmetic,
     limit_threads,
     make_accelerator,
     make_loader,
 )
+from memdpc.training.run import Run
 
 pytestmark = pytest.mark.trains
 
@@ -172,6 +175,32 @@ def test_threads_leave_the_readers_their_cores(monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         limit_threads(0)
         assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_resumed_run_keeps_its_threads(tmp_path, monkeypatch, caplog):
+    """2026-11: another number of workers left another number of threads, and other last bits."""
+    before = torch.get_num_threads()
+    accelerator = make_accelerator("cpu")
+    run = Run(tmp_path, ToyConfig())
+    run.state["step"] = 3
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    try:
+        run.state["arithmetic"] = arithmetic(accelerator) | {"threads": cores()}
+        limit_threads(1000)
+        keep_arithmetic(run, accelerator)
+        assert torch.get_num_threads() == cores() and not caplog.text
+        for name, value in dict(threads=cores() + 1, torch="1.0", capability="ABACUS").items():
+            run.state["arithmetic"] = arithmetic(accelerator) | {name: value}
+            keep_arithmetic(run, accelerator)
+            assert f"not exact to the last bit: {name} {value} -> " in caplog.text
+        assert torch.get_num_threads() == cores()
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        run.state["arithmetic"] = arithmetic(accelerator) | {"threads": 2}
+        keep_arithmetic(run, accelerator)
+        assert torch.get_num_threads() == 1 and "bit: threads 2 -> 1" in caplog.text
     finally:
         torch.set_num_threads(before)
 

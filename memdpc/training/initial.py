@@ -1,0 +1,35 @@
+"""The weights that a pretraining begins with, where they are given."""
+
+from pathlib import Path
+
+from memdpc.base.errors import CheckpointError
+from memdpc.method.model import MemDPC
+from memdpc.method.released import load_released
+from memdpc.method.saving import load_strictly
+from memdpc.training.folder import checkpoints_in
+
+
+def load_initial(model: MemDPC, checkpoint: str) -> None:
+    """Copy the weights of `checkpoint` into `model`, all of them.
+
+    It is a run, a checkpoint in it, a folder that `save_pretrained` wrote, or a released
+    `.pth.tar`. `CheckpointError` names the entry that does not fit.
+    """
+    path = Path(checkpoint).expanduser()
+    if path.name.endswith((".pth.tar", ".pth")):
+        sizes = model.sizes | {"loss": model.loss}
+        load_strictly(model, load_released(path, **sizes).state_dict())
+        return
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder")
+    folder = path
+    if not (path / "model.safetensors").exists():
+        folder = next(reversed(checkpoints_in(path)), path)
+    source = MemDPC.from_pretrained(str(folder), loss=model.loss)
+    try:
+        load_strictly(model, source.state_dict())
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
+__all__ = []
