@@ -5,14 +5,17 @@
 | `train/class/name.mp4`, `test/class/name.mp4` (or `val`) | labelled by folder | likewise |
 | `class/name.mp4` | all, labelled by folder | none |
 | anything else | all, at any depth, without labels | none |
+
+A folder without videos in it is no class, and is named.
 """
 
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from memdpc.base.errors import DatasetError
-from memdpc.data.layouts.listing import Listed, Listing, Missing
-from memdpc.data.layouts.walk import VIDEO_SUFFIXES, is_folder, video_paths
+from memdpc.data.layouts.listing import EMPTY, Listed, Listing, Missing
+from memdpc.data.layouts.walk import VIDEO_SUFFIXES, folder_names, video_paths
 
 __all__ = []
 
@@ -25,9 +28,9 @@ def list_folder(
     subset: str,
 ) -> Listing:
     """Videos labelled by folder, in `train` and `test` where there are such folders."""
-    folders = _folders_in(root)
+    folders = folder_names(root)
     test = next((name for name in TEST_FOLDERS if name in folders), None)
-    if "train" in folders and (test is not None or folders == {"train"}):
+    if "train" in folders and (test is not None or folders == ["train"]):
         return _list_parts(root, test, subset)
     if subset != "train":
         raise DatasetError(
@@ -37,15 +40,6 @@ def list_folder(
     return _list_plain(root)
 
 
-def _folders_in(folder: Path) -> set[str]:
-    """The names of the folders in a folder; none where it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if is_folder(entry)}
-    except OSError:
-        return set()
-
-
 def _list_plain(root: Path) -> Listing:
     """All for training; labelled by folder if each video lies at class/name."""
     missing: list[Missing] = []
@@ -53,6 +47,8 @@ def _list_plain(root: Path) -> Listing:
     folders = [os.path.dirname(path) for path in found]
     labelled = all(name and os.sep not in name for name in folders)
     classes = sorted(set(folders)) if labelled else []
+    if labelled:
+        missing += _empty_folders(root, "", missing, classes)
     numbers = {name: number for number, name in enumerate(classes)}
     listed = [Listed(path, numbers.get(name, -1)) for path, name in zip(found, folders)]
     return Listing(classes, listed, missing)
@@ -76,6 +72,7 @@ def _list_parts(
     known = {_class_of(path) for path in trained} - {""}
     if not known:
         return Listing((), [Listed(path) for path in found], missing)
+    missing += _empty_folders(root, part, missing, set(map(_class_of, found)))
     classes = sorted(known)
     numbers = {name: number for number, name in enumerate(classes)}
     listed: list[Listed] = []
@@ -98,8 +95,20 @@ def _some_videos(
     found = video_paths(root, folder, missing)
     if not found:
         kinds = " ".join(sorted(VIDEO_SUFFIXES))
-        raise DatasetError(f"{root / folder}: no video files ({kinds})")
+        raise DatasetError(f"{root / folder}: no video files ({kinds}) outside hidden folders")
     return found
+
+
+def _empty_folders(
+    root: Path,
+    part: str,
+    missing: list[Missing],
+    used: Container[str],
+) -> list[Missing]:
+    """(path, reason) of the folders right in `root/part` that are not `used`, nor missing yet."""
+    named = {path for path, _ in missing}
+    empty = [os.path.join(part, name) for name in folder_names(root / part) if name not in used]
+    return [(path, EMPTY) for path in empty if path not in named]
 
 
 def _class_of(path: str) -> str:
