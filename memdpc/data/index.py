@@ -4,7 +4,8 @@ A file's header is only a promise: Matroska has no number of frames at all, and 
 off half-way still announces all of its pictures. Whether a file can be read, and how many frames it
 has, is known once it was decoded (`memdpc.data.video.probe`), which takes long for a large dataset.
 So what was found is written down in the index, a line for each file. A line counts as long as the
-file keeps its size and its time of change.
+file keeps its size and its time of change; `memdpc scan --again True` opens all once more. What the
+system around a file does wrong is not written down (`memdpc.data._faults`).
 """
 
 import hashlib

@@ -963,10 +963,17 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", closed)
-    found = list_dataset("folder", root)
-    assert paths(found) == ["a/1.avi"] and found.missing == (
+    found = list_dataset("folder", plant(root, ["c/3.avi"]))
+    assert paths(found) == ["a/1.avi", "c/3.avi"] and found.missing == (
         ("b", "is a folder that cannot be read (Permission denied)"),
     )
+    assert found.classes == ("a", "b", "c")  # 2026-11: the label of c became 1
+    parts = plant(tmp_path / "p", [f"train/{path}" for path in paths(found)])
+    plant(parts, ["train/b/2.avi", "test/c/3.avi"])
+    for subset in "train", "test":
+        listing = list_dataset("folder", parts, subset=subset)
+        assert listing.classes == ("a", "b", "c")
+        assert listing.listed[-1].label == 2
 
 
 def test_folders_as_deep_as_the_system_allows(tmp_path):

@@ -6,16 +6,17 @@
 | `class/name.mp4` | all, labelled by folder | none |
 | anything else | all, at any depth, without labels | none |
 
-A folder without videos in it is no class, and is named.
+A folder without videos in it is no class, and is named. One that cannot be read for the moment is
+a class, lest the others change their numbers.
 """
 
 import os
-from collections.abc import Container
+from collections.abc import Iterable
 from pathlib import Path
 
 from memdpc.base.errors import DatasetError
 from memdpc.data.layouts.listing import EMPTY, Listed, Listing, Missing
-from memdpc.data.layouts.walk import VIDEO_SUFFIXES, folder_names, video_paths
+from memdpc.data.layouts.walk import UNREADABLE, VIDEO_SUFFIXES, folder_names, video_paths
 
 __all__ = []
 
@@ -46,9 +47,10 @@ def _list_plain(root: Path) -> Listing:
     found = _some_videos(root, "", missing)
     folders = [os.path.dirname(path) for path in found]
     labelled = all(name and os.sep not in name for name in folders)
-    classes = sorted(set(folders)) if labelled else []
+    classes: list[str] = []
     if labelled:
-        missing += _empty_folders(root, "", missing, classes)
+        missing += _empty_folders(root, "", missing, folders)
+        classes = sorted({*folders, *_unread_folders("", missing)})
     numbers = {name: number for number, name in enumerate(classes)}
     listed = [Listed(path, numbers.get(name, -1)) for path, name in zip(found, folders)]
     return Listing(classes, listed, missing)
@@ -68,12 +70,13 @@ def _list_parts(
     part = "train" if subset == "train" else str(test)
     missing: list[Missing] = []
     found = _some_videos(root, part, missing)
-    trained = found if part == "train" else _some_videos(root, "train", [])
+    absent: list[Missing] = []
+    trained = _some_videos(root, "train", absent)
     known = {_class_of(path) for path in trained} - {""}
     if not known:
         return Listing((), [Listed(path) for path in found], missing)
-    missing += _empty_folders(root, part, missing, set(map(_class_of, found)))
-    classes = sorted(known)
+    missing += _empty_folders(root, part, missing, map(_class_of, found))
+    classes = sorted({*known, *_unread_folders("train", absent)})
     numbers = {name: number for number, name in enumerate(classes)}
     listed: list[Listed] = []
     for path in found:
@@ -99,16 +102,25 @@ def _some_videos(
     return found
 
 
+def _unread_folders(
+    part: str,
+    missing: list[Missing],
+) -> list[str]:
+    """The names of the folders right in `part` that could not be read."""
+    unread = [path for path, reason in missing if reason.startswith(UNREADABLE)]
+    return [os.path.basename(path) for path in unread if os.path.dirname(path) == part]
+
+
 def _empty_folders(
     root: Path,
     part: str,
     missing: list[Missing],
-    used: Container[str],
+    used: Iterable[str],
 ) -> list[Missing]:
     """(path, reason) of the folders right in `root/part` that are not `used`, nor missing yet."""
-    named = {path for path, _ in missing}
-    empty = [os.path.join(part, name) for name in folder_names(root / part) if name not in used]
-    return [(path, EMPTY) for path in empty if path not in named]
+    known = {os.path.join(part, name) for name in used} | {path for path, _ in missing}
+    paths = [os.path.join(part, name) for name in folder_names(root / part)]
+    return [(path, EMPTY) for path in paths if path not in known]
 
 
 def _class_of(path: str) -> str:

@@ -18,6 +18,8 @@ _SUFFIXES = """
 """
 VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())  # whether it is a video the decoder will say
 
+UNREADABLE = "is a folder that cannot be read"
+
 # What is not hidden by a dot: made by macOS, Linux, Windows, Synology, QNAP and Python.
 _LEFT_BEHIND = """
 __macosx|network trash folder|temporary items|lost+found|$recycle.bin
@@ -68,7 +70,7 @@ def video_paths(
         try:
             videos, folders, links = _read_folder(root, name)
         except OSError as error:
-            missing.append((name, f"is a folder that cannot be read ({error.strerror})"))
+            missing.append((name, f"{UNREADABLE} ({error.strerror})"))
             continue
         found.extend(videos)
         for path in folders:
