@@ -140,12 +140,14 @@ def test_a_crash_that_the_pool_does_not_notice(many, faulty, monkeypatch):
 
     monkeypatch.setattr(TaskManager, "task_start", late)
     names = [f"{number:03d}.avi" for number in range(6)]
-    os.rename(many / names[2], many / "segv.avi")
-    names[2] = "segv.avi"
-    index = examine(many, names, 2, False, 3.0)
+    for number, name in enumerate(("hang.avi", "segv.avi")):
+        os.rename(many / names[number], many / name)
+        names[number] = name
+    index = examine(many, names, 2, False, 5.0)
     assert index.get("segv.avi")["reason"] == BAD["segv"]
-    assert len(tries) == 2
-    assert sum("info" in index.get(name) for name in names) == 5
+    assert index.get("hang.avi")["reason"] == "takes longer than 5 seconds"
+    assert len(tries) > 1
+    assert sum("info" in index.get(name) for name in names) == 4
 
 
 def test_a_crash_at_once_again_and_again(many, faulty):

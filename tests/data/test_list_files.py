@@ -152,7 +152,7 @@ def test_any_list(lasting, name, data):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LISTED)
 @given(data=st.data())
-@settings(deadline=None, max_examples=1500, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
 def test_any_list_at_length(lasting, name, data):
     check_any(lasting(name), name, data)
 
