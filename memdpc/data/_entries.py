@@ -8,6 +8,7 @@ again.
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from memdpc.base.errors import printable
@@ -40,10 +41,10 @@ def parse_entry(text: bytes) -> Entry | None:
 
 def info_from(values: object) -> VideoInfo | None:
     """The `VideoInfo` of an entry's `info`; None where these cannot be the values of one."""
-    if not isinstance(values, Mapping) or values.keys() != _FIELDS.keys():
+    if not isinstance(values, Mapping) or values.keys() != _NAMES:
         return None
     info = VideoInfo(**{name: _to_tuples(value) for name, value in values.items()})
-    if not all(check(getattr(info, name)) for name, check in _FIELDS.items()):
+    if not all(_FIELDS[name](getattr(info, name)) for name in _NAMES):
         return None
     last = max([place for place, _ in (*info.seek_points, *info.times)], default=0)
     return info if last < info.frames else None
@@ -137,7 +138,9 @@ _FIELDS = {
     "seek_points": _is_seek_points,
     "damage": _is_count,
     "times": _is_times,
+    "stream": _is_count,
 }
+_NAMES = {field.name for field in fields(VideoInfo)}
 
 
 def _checked_stamp(value: object) -> list[int] | None:

@@ -428,7 +428,9 @@ def copy_entry(
     except MemoryError:
         entry = {"reason": "needs too much memory"}
     except OSError as error:
-        return {"disk": (error.errno, error.strerror)}
+        if error.filename != path:
+            return {"disk": (error.errno, error.strerror)}
+        entry = {"reason": f"cannot be read ({error.strerror})"}
     except Exception as error:
         entry = {"reason": f"cannot be copied ({type(error).__name__}: {printable(error)})"}
     if os.path.exists(part):
