@@ -31,7 +31,7 @@ def lasting(tmp_path_factory):
     return plant_once
 
 
-def check_list(tree, name, file, data):
+def check_list(tree, dataset, file, data):
     """A dataset with these bytes in one of its lists is listed, or refused in one line."""
     root, good = tree
     path = root / file
@@ -39,7 +39,7 @@ def check_list(tree, name, file, data):
     try:
         for subset in "train", "test":
             try:
-                found = list_dataset(name, root, subset=subset)
+                found = list_dataset(dataset, root, subset=subset)
             except MemdpcError as error:
                 text = str(error)
                 assert "\n" not in text
@@ -47,7 +47,8 @@ def check_list(tree, name, file, data):
                 assert len(text) < 10_000
                 continue
             assert all((root / entry.path).is_file() for entry in found.listed)
-            assert all(path.encode("utf-8", "surrogateescape") for path, _ in found.missing)
+            for name, _ in found.missing:
+                os.fsencode(name)  # can go into a table
     finally:
         path.write_bytes(good[file])
 
