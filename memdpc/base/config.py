@@ -481,6 +481,7 @@ class ScanConfig(JobConfig):
     time_stride: TimeStride = None  # seconds between frames instead
     time_limit: TimeLimit = 60.0  # seconds to open a file, and ten more for each megabyte
     num_workers: NumWorkers = 2  # guarded processes that open files; 0: this one, unguarded
+    again: bool = False  # open every file again, whatever is known of it
     plugin: tuple[str, ...] = ()  # your own modules, imported first: they register names
 
 

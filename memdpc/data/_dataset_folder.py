@@ -1,13 +1,12 @@
 """Folders of made datasets: claimed by a manifest, completed by any call, never mixed up."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from memdpc.base.errors import ConfigError
-from memdpc.base.files import PART, clear_parts, write_json
+from memdpc.base.files import PART, clear_parts, read_json, write_json
 
 MANIFEST = "shapes.json"  # says which dataset a folder holds
 FEW = 32  # files for which no processes are started
@@ -21,7 +20,9 @@ def claim(out: Path, manifest: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = out / MANIFEST
     if path.is_file():
-        found = _read_manifest(path)
+        known = "holds another dataset of shapes, or a damaged one"
+        unreadable = ConfigError(f"{out}: {known}; give a new folder")
+        found = read_json(path, unreadable)
         if found != manifest:
             raise ConfigError(
                 f"{out}: holds another dataset of shapes ({found}), not {manifest}; "
@@ -31,13 +32,6 @@ def claim(out: Path, manifest: dict) -> None:
         raise ConfigError(f"{out}: is not empty and holds no dataset of shapes; give a new folder")
     else:
         write_json(path, manifest)
-
-
-def _read_manifest(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return "unreadable"
 
 
 def make_folder(folder: Path) -> None:

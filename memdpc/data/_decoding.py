@@ -8,6 +8,7 @@ FFmpeg gives up, the system is asked.
 """
 
 import errno
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -97,20 +98,26 @@ def _faults_of(path: str, what: str) -> Iterator[None]:
         _check_memory(path)
         raise VideoError(path, "asks for more memory than there is") from None
     except FFmpegError as error:
-        check_readable(path)
+        check_readable(path, READ_AGAIN)
         raise VideoError(path, f"{what} ({error.strerror})") from error
 
 
-def check_readable(path: str) -> None:
-    """Raise `OSError` where the system itself cannot read a file (its first `READ_AGAIN` bytes)."""
+def check_readable(path: str | os.PathLike, most: float = math.inf) -> None:
+    """Raise `OSError` where the system cannot read a file, or at least `most` bytes of it.
+
+    A decoder takes a disk's error for damage, or for the end of the file.
+    """
+    size = 0
     try:
         with open(path, "rb", buffering=0) as file:
-            for _ in range(0, READ_AGAIN, 1 << 20):
-                if not file.read(1 << 20):
+            while size < most:
+                read = file.read(1 << 20)
+                if not read:
                     return
+                size += len(read)
     except OSError as error:
         # An error in reading does not name the file.
-        raise OSError(error.errno, error.strerror, path) from error
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def _check_memory(path: str) -> None:
@@ -223,7 +230,7 @@ def _next_packet(packets: Iterator[Packet], complaints: list) -> Packet | None:
         raise
     except (FFmpegError, IndexError) as error:  # IndexError: a stream appears in mid-file
         if isinstance(error, OSError):  # a disk's error, or what a demuxer calls damage
-            check_readable(error.filename.removeprefix("file:"))
+            check_readable(error.filename.removeprefix("file:"), READ_AGAIN)
         complaints.append(error)
         return None
 

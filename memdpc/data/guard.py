@@ -38,7 +38,7 @@ Work = Callable[..., Entry]
 WORKER_MEMORY = 4 << 30  # bytes; sixteen pictures of MAX_PIXELS take less than half of it
 TASKS_AHEAD = 8  # files given to the pool for each worker: one at work, the others waiting
 ATTEMPTS = 3  # pools that may break one after the other, without a single result
-GRACE = 2.0  # seconds after which a worker ends itself that its parent should have stopped
+GRACE = 2.0  # seconds after which a parent stops a worker that should have ended itself
 PATIENCE = 60.0  # seconds without a result, beyond all time limits, after which a pool is given up
 
 _FAULT_NAMES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
@@ -76,11 +76,13 @@ def run_guarded(
         time_limit: seconds that a file may take, and ten more for each megabyte
         args: given to `work` after the path
 
-    A file at which a worker dies, or for which it takes too long, gets `{"stamp", "reason"}`; too
-    long adds `"limit"`, the time limit. Raises `DatasetError` where a worker was killed from
+    A file that crashes a worker, or for which it takes too long, gets `{"stamp", "reason"}`; too
+    long adds `"limit"`, the time limit; one that the worker's own alarm cannot end waits for a disk
+    or network, and gets no `"stamp"`. Raises `DatasetError` where a worker was killed from
     outside, or none can be started. Closing the iterator ends all workers.
     """
     waiting = deque(paths)
+    overdue: set[str] = set()
     failures = 0
     with _plain_children():
         while waiting:
@@ -89,8 +91,12 @@ def run_guarded(
                 while waiting or pool.given:
                     pool.fill(waiting)
                     path, future = pool.next_done()
-                    yield path, _entry_of(path, future, time_limit)
                     failures = 0
+                    if _is_lost(future) and path not in overdue:
+                        overdue.add(path)
+                        waiting.append(path)
+                        continue
+                    yield path, _entry_of(path, future, time_limit)
             except BrokenProcessPool as error:
                 failures += 1
                 if failures == ATTEMPTS:
@@ -133,11 +139,12 @@ class _GuardedPool:
 
     def _give(self, path: str) -> None:
         seconds = seconds_for(path, self.time_limit)
-        self.longest = max(self.longest, seconds)
         task = (self.work, path, self.args, seconds)
+        timeout = seconds + GRACE if _ALARM is not None else seconds
+        self.longest = max(self.longest, timeout)
         try:
             with _ctrl_c_held_back():  # the first task starts the threads that start the workers
-                future = self.pool.schedule(_run_task, task, timeout=seconds)
+                future = self.pool.schedule(_run_task, task, timeout=timeout)
         except RuntimeError as error:  # pebble's word for a pool that is broken
             raise BrokenProcessPool from error
         self.given[future] = path
@@ -214,14 +221,23 @@ def _run_task(
     args: tuple,
     seconds: float,
 ) -> Entry:
-    """Open one file in a worker; an alarm ends an orphan, whose parent cannot stop it any more."""
+    """Open one file in a worker; an alarm ends it in time, be it an orphan."""
     if not hasattr(signal, "setitimer"):
         return work(path, *args)
-    signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         return work(path, *args)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _is_lost(future: Future) -> bool:
+    """Whether a worker should have ended itself by its alarm, and did not.
+
+    Then it hangs in the system, beyond the reach of signals; or it died at once, and the pool did
+    not learn that the file was given to it. Such a file is tried once more.
+    """
+    return _ALARM is not None and isinstance(future.exception(), TimeoutError)
 
 
 def _entry_of(
@@ -235,9 +251,11 @@ def _entry_of(
         return future.result()
     if isinstance(error, ProcessExpired):
         return entry_of_death(path, error.exitcode, time_limit)
+    if _is_lost(future):
+        return {"reason": "waits for a disk or a network that does not answer"}
     if isinstance(error, TimeoutError):
         return _entry_of_timeout(path, time_limit)
-    return _entry_with_reason(path, f"breaks the decoder ({type(error).__name__}: {error})")
+    return {"reason": f"breaks the decoder ({type(error).__name__}: {printable(error)})"}
 
 
 def entry_of_death(
@@ -250,7 +268,7 @@ def entry_of_death(
     Raises `DatasetError` where the file is not to blame: somebody killed the worker.
     """
     if status >= 0:
-        return _entry_with_reason(path, f"ends the process that opens it (exit status {status})")
+        return {"reason": f"ends the process that opens it (exit status {status})"}
     if _ALARM is not None and status == -_ALARM:
         return _entry_of_timeout(path, time_limit)
     name = signal.Signals(-status).name

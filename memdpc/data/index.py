@@ -4,7 +4,8 @@ A file's header is only a promise: Matroska has no number of frames at all, and 
 off half-way still announces all of its pictures. Whether a file can be read, and how many frames it
 has, is known once it was decoded (`memdpc.data.video.probe`), which takes long for a large dataset.
 So what was found is written down in the index, a line for each file. A line counts as long as the
-file keeps its size and its time of change.
+file keeps its size and its time of change; `memdpc scan --again True` opens all once more. What the
+system around a file does wrong is not written down.
 """
 
 import hashlib
@@ -12,16 +13,17 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from memdpc.base.errors import VideoError, printable
 from memdpc.base.files import cache_folder, stamp, turn
+from memdpc.data._decoding import check_readable
+from memdpc.data._entries import parse_entry
 from memdpc.data.guard import Entry, run_guarded
 from memdpc.data.video import VideoInfo, probe
 
@@ -34,39 +36,31 @@ TIME_LIMIT = 60.0  # seconds that opening a file may take, and ten more for each
 def describe(path: str | os.PathLike) -> Entry:
     """Open a file and return its entry: all that a later run needs to know of it.
 
-    `{"stamp", "info"}` for a video, `{"stamp", "reason"}` for a file that is none, `{"reason"}` for
-    one that cannot be looked at. Whatever a hostile file does to the decoder, and be it an error
-    that nobody thought of, ends as a reason.
+    `{"stamp", "info"}` for a video, `{"stamp", "reason"}` for a file that is none. `{"reason"}`
+    where the file may not be to blame: that is not remembered. Whatever a
+    hostile file does to the decoder, and be it an error that nobody thought of, ends as a reason.
     """
     try:
-        entry: Entry = {"stamp": stamp(path)}
+        before = stamp(path)
+        if os.path.isfile(path):  # a pipe would be waited for
+            check_readable(path)
+        return {"stamp": before} | _contents(path)
+    except MemoryError:
+        return {"reason": "asks for more memory than there is"}
     except FileNotFoundError:
         return {"reason": "no such file"}
     except OSError as error:
-        return {"reason": error.strerror}
-    try:
-        entry["info"] = vars(probe(path))
-    except VideoError as error:
-        entry["reason"] = error.reason
-    except MemoryError:
-        entry["reason"] = "asks for more memory than there is"
-    except OSError as error:
-        return {"reason": error.strerror or str(error)}
+        return {"reason": f"cannot be read ({error.strerror or printable(error)})"}
     except Exception as error:
-        entry["reason"] = f"breaks the decoder ({type(error).__name__}: {printable(error)})"
-    return entry
+        return {"reason": f"breaks the decoder ({type(error).__name__}: {printable(error)})"}
 
 
-def lists_to_tuples(value: Any) -> Any:
-    """Lists as tuples, at any depth: JSON knows only lists."""
-    if isinstance(value, list):
-        return tuple(lists_to_tuples(item) for item in value)
-    return value
-
-
-def info_from(values: Mapping[str, Any]) -> VideoInfo:
-    """The `VideoInfo` of an entry."""
-    return VideoInfo(**{name: lists_to_tuples(value) for name, value in values.items()})
+def _contents(path: str | os.PathLike) -> Entry:
+    """What a file that can be read holds, or what is wrong with it."""
+    try:
+        return {"info": vars(probe(path))}
+    except VideoError as error:
+        return {"reason": error.reason}
 
 
 class Index:
@@ -88,22 +82,20 @@ class Index:
             bytes, bytes
         ] = {}  # {path: entry} as JSON; in the file, with a tab between
         self._writable = True
-        with suppress(OSError), open(self.file, "rb") as lines:  # there may be none yet
+        if self.file.is_file():  # neither none yet nor a pipe, which would be waited for
+            with suppress(OSError):
+                self._read()
+
+    def _read(self) -> None:
+        with open(self.file, "rb") as lines:
             for line in lines:
                 name, tab, text = line.rstrip(b"\n").partition(b"\t")
                 if tab:
                     self.lines[name] = text
 
     def get(self, path: str) -> Entry | None:
-        """The entry of `path`; None where there is none, or one cut short by a kill."""
-        text = self.lines.get(json.dumps(path).encode(), b"")
-        try:
-            entry = json.loads(text)
-        except ValueError:
-            return None
-        if isinstance(entry, dict) and ("info" in entry or "reason" in entry):
-            return entry
-        return None
+        """The entry of `path`, its `info` a `VideoInfo`; None where none can be understood."""
+        return parse_entry(self.lines.get(json.dumps(path).encode(), b""))
 
     def fresh(
         self,
@@ -125,7 +117,7 @@ class Index:
         path: str,
         entry: Entry,
     ) -> None:
-        """Note the entry of `path`, in one write."""
+        """Note the entry of `path`, in one write; one without a stamp is soon forgotten."""
         name = json.dumps(path).encode()
         text = json.dumps(entry).encode()
         self.lines[name] = text
@@ -146,8 +138,9 @@ def examine(
     num_workers: int = 0,
     progress: bool = True,
     time_limit: float = TIME_LIMIT,
+    again: bool = False,
 ) -> Index:
-    """The `Index` of `root`, in which each of `paths` has an entry.
+    """The `Index` of `root`, in which each of `paths` has an entry; with `again` a new one.
 
     An entry of an earlier time is used if the file is unchanged, else the file is opened, by
     `num_workers` guarded processes; with 0 by this process, which then has no guard against files
@@ -159,11 +152,11 @@ def examine(
     """
     index = Index(root)
     wanted = list(dict.fromkeys(paths))
-    if all(index.fresh(path, time_limit) for path in wanted):
+    if not again and all(index.fresh(path, time_limit) for path in wanted):
         return index
     with turn(index.file.with_suffix(".lock")):
         index = Index(root)  # another process may have added to it
-        unknown = [path for path in wanted if not index.fresh(path, time_limit)]
+        unknown = [path for path in wanted if again or not index.fresh(path, time_limit)]
         found = _open_files(index.root, unknown, num_workers, time_limit)
         bar = tqdm(
             found,

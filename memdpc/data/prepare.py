@@ -24,7 +24,6 @@ so whatever has its own name is whole. What a killed run left in the hidden fold
 next. The dataset's own lists are copied last: what is unfinished is no dataset.
 """
 
-import json
 import logging
 import math
 import os
@@ -48,10 +47,11 @@ from tqdm import tqdm
 
 from memdpc.base.config import PrepareConfig
 from memdpc.base.errors import ConfigError, DatasetError, VideoError, printable
-from memdpc.base.files import hold_folder, stamp, write_bytes, write_json
+from memdpc.base.files import hold_folder, read_json, stamp, write_bytes, write_json
+from memdpc.data._decoding import check_readable
 from memdpc.data.clips import Clips
 from memdpc.data.guard import Entry, run_guarded
-from memdpc.data.index import Index, describe, info_from
+from memdpc.data.index import Index, describe
 from memdpc.data.layouts import annotation_files, list_parts, video_paths
 from memdpc.data.video import (
     Scaler,
@@ -244,11 +244,9 @@ def make_copy(
     AVIs with B-frames, nobody knows when a picture is shown: the work starts over, with the
     constant rate that the header tells.
     """
-    try:
-        # Before it is read: should it change meanwhile, the copy is old.
-        changed = os.stat(source).st_mtime_ns
-    except OSError as error:
-        raise VideoError(source, f"cannot be read ({error.strerror})") from error
+    # Before it is read: should it change meanwhile, the copy is old.
+    changed = os.stat(source).st_mtime_ns
+    check_readable(source)
     try:
         times, kept = _encode_to_disk(source, part, short_side, crf, even=False)
     except Unordered:
@@ -367,10 +365,8 @@ def _check_settings(
     settings: dict[str, Any],
 ) -> None:
     """`ConfigError` if a copy was begun with other settings."""
-    try:
-        found = dict(json.loads(path.read_text()))
-    except (TypeError, ValueError):
-        found = {}
+    damaged = ConfigError(f"{path}: is damaged; use a new folder")
+    found = read_json(path, damaged)
     differing: list[str] = []
     for name, value in settings.items():
         if found.get(name) != value:
@@ -416,24 +412,28 @@ def copy_entry(
 ) -> Entry:
     """What a worker process does for a video: copy it to a file in the folder `bench`.
 
-    `{"part", "info", "psnr"}` where that went well, `{"reason"}` where the video is left out, and
-    `{"disk"}`, error number and text, where the disk fails: no file is to blame, and the job ends.
+    `{"part", "info", "psnr"}` where that went well, `{"reason"}` where the video is left out, with
+    `"stamp"` where the file is to blame, and `{"disk"}`, error number and text, where the copy's
+    disk fails: then the job ends.
     """
     part = os.path.join(bench, f"{os.getpid()}-{monotonic_ns()}")
     try:
+        before = stamp(path)
         info, quality = make_copy(path, part, short_side, crf)
         return {"part": part, "info": vars(info), "psnr": quality}
     except VideoError as error:
-        reason = error.reason
+        entry = {"stamp": before, "reason": error.reason}
     except MemoryError:
-        reason = "needs too much memory"
+        entry = {"reason": "needs too much memory"}
     except OSError as error:
-        return {"disk": (error.errno, error.strerror)}
+        if error.filename != path:
+            return {"disk": (error.errno, error.strerror)}
+        entry = {"reason": f"cannot be read ({error.strerror})"}
     except Exception as error:
-        reason = f"cannot be copied ({type(error).__name__}: {printable(error)})"
+        entry = {"reason": f"cannot be copied ({type(error).__name__}: {printable(error)})"}
     if os.path.exists(part):
         os.remove(part)
-    return {"reason": reason}
+    return entry
 
 
 def _copy_videos(
@@ -457,10 +457,12 @@ def _copy_videos(
         for path, entry in bar:
             if "disk" in entry:
                 raise OSError(*entry["disk"], str(out / path))
-            if "reason" in entry:
-                (out / path).unlink(missing_ok=True)  # a copy of what was whole before
-            else:
+            if "part" in entry:
                 _move_into_place(entry["part"], out, path)
+            elif "stamp" in entry and "limit" not in entry:
+                # The copy is of what was whole before. Of a file that cannot be read for the
+                # moment, or not in time, it stays.
+                (out / path).unlink(missing_ok=True)
             yield path, entry
 
 
@@ -530,11 +532,11 @@ def _single_video(
     """A `VideoList` of one video, which is opened if the index does not know it."""
     entry = index.get(path)
     if entry is None or not index.fresh(path):
-        entry = describe(index.root / path)
-        index.add(path, entry)
+        index.add(path, describe(index.root / path))
+        entry = index.get(path) or {"reason": "was not opened"}
     if "reason" in entry:
         raise VideoError(path, entry["reason"])
-    video = Video(path, -1, "", info_from(entry["info"]))
+    video = Video(path, -1, "", entry["info"])
     return VideoList("folder", index.root, (), Packed([video]))
 
 
@@ -612,7 +614,8 @@ def prepare(config: PrepareConfig) -> Prepared:
         new = [path for path in videos if not is_done(root / path, out / path)]
         for path, entry in _copy_videos(root, out, bench, new, config):
             if "reason" in entry:
-                reasons[path] = entry["reason"]
+                stays = "; its earlier copy stays" if (out / path).exists() else ""
+                reasons[path] = entry["reason"] + stays
             else:
                 # No later command opens the copy again.
                 known = {"info": entry["info"], "psnr": entry["psnr"]}

@@ -23,7 +23,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,8 +32,9 @@ from memdpc.base.errors import DatasetError, printable
 from memdpc.base.files import write_bytes
 from memdpc.data.clips import is_short, span
 from memdpc.data.guard import Entry
-from memdpc.data.index import Index, examine, info_from
-from memdpc.data.layouts import Listed, Listing, list_parts, video_paths
+from memdpc.data.index import Index, examine
+from memdpc.data.layouts import Listed, Listing, describe_renamed, list_parts, video_paths
+from memdpc.data.layouts.listing import ABSENT, UNCLEAR
 
 Row = dict[str, Any]  # some of COLUMNS; `splits` is a list of names of parts
 Parts = dict[str, Listing]  # by names such as `1 train`
@@ -56,9 +56,9 @@ COLUMNS = [
     "class",
     "group",
     "splits",
+    "listed_as",
 ]
 _TWICE = "is listed twice"
-_ABSENT = "no such file"
 _ORDER = ("broken", "missing", "unlisted", "short", "ok")  # of the reasons in a report
 
 
@@ -78,8 +78,9 @@ def scan(config: ScanConfig) -> "Report":
         config.num_workers,
         sys.stderr.isatty(),
         config.time_limit,
+        config.again,
     )
-    report = Report(config, table, refused)
+    report = Report(config, table, refused, tuple(_remarks(parts)))
     data = io.BytesIO()
     with io.TextIOWrapper(data, "utf-8", "surrogateescape", newline="") as text:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -98,6 +99,20 @@ def _table_path(config: ScanConfig) -> Path:
     return folder / "scan.csv"
 
 
+def _remarks(parts: Parts) -> Iterator[str]:
+    """What there is to say of the names in the lists."""
+    renamed = _renamed(parts)
+    if renamed:
+        count = len({entry.path for listing in parts.values() for entry in listing.listed})
+        yield describe_renamed([(name, path) for path, name in renamed.items()], count)
+    yield from dict.fromkeys(listing.hint for listing in parts.values() if listing.hint)
+
+
+def _renamed(parts: Parts) -> dict[str, str]:
+    """{path: the other name that it has in a list}."""
+    return {path: name for listing in parts.values() for name, path in listing.renamed}
+
+
 # ---- a row for each file
 
 
@@ -108,10 +123,13 @@ def _rows_of(
 ) -> Iterator[Row]:
     """Rows for the listed files, each once, then for those missing and unlisted."""
     reasons = _reasons_by_path(parts)
+    renamed = _renamed(parts)
     listed: set[str] = set()
     for path, row in _listed_rows(config, parts, index):
         if _TWICE in reasons.get(path, ()):
             row["reason"] = f"{row['reason']}; {_TWICE}" if "reason" in row else _TWICE
+        if path in renamed:
+            row["listed_as"] = renamed[path]
         listed.add(path)
         yield row
     for path, found in reasons.items():
@@ -164,7 +182,7 @@ def _file_row(
         row["bytes"] = entry["stamp"][0]
     if "reason" in entry:
         return row | {"status": "broken", "reason": entry["reason"]}
-    info = info_from(entry["info"])
+    info = entry["info"]
     for name in ("frames", "width", "height", "codec", "stream", "damage"):
         row[name] = getattr(info, name)
     row["fps"] = round(info.fps, 3)
@@ -179,7 +197,7 @@ def _unused_row(
 ) -> Row:
     """A file that is not there, or that is there and in no list."""
     row: Row = {"path": path, "reason": "; ".join(reasons)}
-    if _ABSENT in reasons:
+    if ABSENT in reasons or UNCLEAR in reasons:
         row["status"] = "missing"
         row["splits"] = [part for parts in reasons.values() for part in parts]
     else:
@@ -202,6 +220,7 @@ class Report:
     config: ScanConfig
     table: Path  # scan.csv
     refused: dict[str, DatasetError]  # {part: why it has no list}
+    remarks: tuple[str, ...] = ()  # on the names in the lists
     counts: dict[str, Counter] = field(default_factory=dict)  # statuses by part; '': of all files
     # {(status, reason): [how many, an example]}
     reasons: dict[tuple[str, str], list] = field(default_factory=dict)
@@ -227,7 +246,7 @@ class Report:
         self.kinds["codec"][row["codec"]] += 1
 
     def __str__(self) -> str:
-        lines = [*_part_lines(self), *_reason_lines(self), *_kind_lines(self)]
+        lines = [*_part_lines(self), *_reason_lines(self), *self.remarks, *_kind_lines(self)]
         return "\n".join(printable(line).rstrip() for line in lines)
 
 
@@ -280,8 +299,7 @@ def _kind_lines(
     if report.frames:
         yield "readable videos (value: how many have it)"
         yield _frames_line(report)
-        length = timedelta(seconds=round(report.totals["seconds"]))
-        yield f"  length  {length} (hours, minutes, seconds)"
+        yield f"  length  {_length(report.totals['seconds'])} (hours, minutes, seconds)"
         damaged = report.totals["damaged"]
         if damaged:
             used = "the pictures that it gives are used"
@@ -292,6 +310,13 @@ def _kind_lines(
             yield f"  {name:8}{values}" + (f", and {rest} more" if rest > 0 else "")
     yield f"on disk {report.totals['bytes'] / 1e6:,.1f} MB"
     yield f"table   {report.table}"
+
+
+def _length(seconds: float) -> str:
+    """12:34:56; of any length, for files lie about theirs."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def _frames_line(report: Report) -> str:

@@ -8,13 +8,13 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
 from memdpc.base.errors import DatasetError, printable
-from memdpc.data.index import Index, examine, info_from, lists_to_tuples
-from memdpc.data.layouts import Listed, list_dataset
+from memdpc.data.index import Index, examine
+from memdpc.data.layouts import Listed, describe_renamed, list_dataset
 from memdpc.data.video import VideoInfo
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,15 @@ def _to_bytes(video: Video) -> bytes:
 
 
 def _from_bytes(data: bytes) -> Video:
-    path, label, group, info, transitions = lists_to_tuples(json.loads(data))
+    path, label, group, info, transitions = _lists_to_tuples(json.loads(data))
     return Video(path, label, group, info and VideoInfo(*info), transitions)
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    """Lists as tuples, at any depth: JSON knows only lists."""
+    if isinstance(value, list):
+        return tuple(_lists_to_tuples(item) for item in value)
+    return value
 
 
 @dataclass(frozen=True)
@@ -148,22 +155,27 @@ def load_dataset(
     What cannot be read stands in `skipped`, with its reason. Raises `DatasetError` where the layout
     is not the dataset's, a list is wrong, none of the videos can be read, or a worker was killed.
     """
-    classes, listed, missing = list_dataset(name, root, split, subset)
+    listing = list_dataset(name, root, split, subset)
+    listed = listing.listed
+    if listing.renamed:
+        renamed = describe_renamed(listing.renamed, len(listed))
+        logger.warning("%s: %s", printable(root), printable(renamed))
     index = examine(root, [entry.path for entry in listed], num_workers, progress)
-    skipped = list(missing)
+    skipped = list(listing.missing)
     videos = Packed(_readable(listed, index, skipped))
     if not len(videos):
         reasons = summarize_reasons(skipped)
         raise DatasetError(f"{root}: none of the {len(listed)} videos can be read: {reasons}")
     if skipped:
         logger.warning(
-            "%s: %d of %d videos are left out: %s",
+            "%s: %d of %d videos are left out: %s%s",
             printable(root),
             len(skipped),
             len(videos) + len(skipped),
             summarize_reasons(skipped),
+            printable(f"; {listing.hint}") if listing.hint else "",
         )
-    return VideoList(name, Path(root), tuple(classes), videos, tuple(skipped))
+    return VideoList(name, Path(root), tuple(listing.classes), videos, tuple(skipped))
 
 
 def _readable(
@@ -175,8 +187,7 @@ def _readable(
         if "reason" in known:
             skipped.append((entry.path, known["reason"]))
             continue
-        info = info_from(known["info"])
-        yield Video(entry.path, entry.label, entry.group, info, entry.transitions)
+        yield Video(entry.path, entry.label, entry.group, known["info"], entry.transitions)
 
 
 def hold_out(

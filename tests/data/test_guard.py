@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from pebble.pool.process import TaskManager
 from trees import alive, living_children, load, many_videos, wait_for
 
 from memdpc.base.errors import DatasetError
@@ -120,6 +122,32 @@ def test_faults_are_reasons(many, faulty, capfd, monkeypatch):
     assert again.get("hang.avi")["limit"] == 8.0
     assert not index.fresh("hang.avi", 9.0)  # unless the limit is larger
     assert index.fresh("segv.avi", 2.0)
+
+
+def test_a_crash_that_the_pool_does_not_notice(many, faulty, monkeypatch):
+    """2026-11: a file that crashed its worker at once was noted to take too long.
+
+    The pool learned of the worker's death before it learned which file the worker had.
+    """
+    start = TaskManager.task_start
+    tries = []
+
+    def late(manager, number, worker):
+        if manager.tasks[number].payload.args[1].endswith("segv.avi"):
+            tries.append(number)
+            time.sleep(1.0 if len(tries) == 1 else 0)
+        start(manager, number, worker)
+
+    monkeypatch.setattr(TaskManager, "task_start", late)
+    names = [f"{number:03d}.avi" for number in range(6)]
+    for number, name in enumerate(("hang.avi", "segv.avi")):
+        os.rename(many / names[number], many / name)
+        names[number] = name
+    index = examine(many, names, 2, False, 5.0)
+    assert index.get("segv.avi")["reason"] == BAD["segv"]
+    assert index.get("hang.avi")["reason"] == "takes longer than 5 seconds"
+    assert len(tries) > 1
+    assert sum("info" in index.get(name) for name in names) == 4
 
 
 def test_a_crash_at_once_again_and_again(many, faulty):

@@ -1,17 +1,22 @@
 """The index: each file is opened once, whatever was killed, and by one process at a time."""
 
+import ast
 import json
 import logging
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from trees import NAMES, grey_video, load, ucf101_with_videos
 
+from memdpc.base.errors import DatasetError
 from memdpc.data import index as index_module
-from memdpc.data.index import Index, describe, examine, info_from
+from memdpc.data._entries import info_from
+from memdpc.data.index import Index, describe, examine
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +178,113 @@ def test_what_is_left_out_is_logged_by_reason(tree, caplog):
     empty = f"3 is empty (videos/{NAMES[0]}, ...)"
     gone = f"1 no such file (videos/{NAMES[3]})"
     assert f"4 of 6 videos are left out: {empty}, {gone}" in caplog.text
+
+
+# ---- faults of the environment
+
+as_anyone = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users here")
+
+AS_NOBODY = """
+import os, sys
+from memdpc.data.index import describe
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+print(describe(sys.argv[1]))
+"""
+
+
+def describe_elsewhere(path, code=AS_NOBODY):
+    """What a process without rights of its own says of a file."""
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return ast.literal_eval(done.stdout)
+
+
+@as_anyone
+def test_a_missing_right_is_not_remembered(tmp_path):
+    """2026-11: files that could not be opened once stayed broken when they could be."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = grey_video(Path(folder) / "x.avi")
+        if not all(parent.stat().st_mode & 0o001 for parent in path.parents):
+            pytest.skip("others may not enter the folder of temporary files")
+        path.chmod(0)
+        assert describe_elsewhere(path) == {"reason": "cannot be read (Permission denied)"}
+        path.chmod(0o644)
+        assert describe_elsewhere(path)["info"]["frames"] == 8
+
+
+FEW_FILES = """
+import os, resource, sys
+from memdpc.data.index import describe
+path = sys.argv[1]
+describe(path)  # imports all that it needs
+opened = len(os.listdir('/proc/self/fd'))
+resource.setrlimit(resource.RLIMIT_NOFILE, (opened - 1, opened - 1))
+print(describe(path))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="reads /proc")
+def test_too_many_open_files_are_not_the_files_fault(tmp_path):
+    path = grey_video(tmp_path / "x.avi")
+    reason = {"reason": "cannot be read (Too many open files)"}
+    assert describe_elsewhere(path, FEW_FILES) == reason
+
+
+def test_what_the_decoder_says_of_readable_bytes_is_remembered(tmp_path):
+    path = tmp_path / "x.avi"
+    path.write_bytes(b"no video")
+    assert describe(path).keys() == {"stamp", "reason"}
+
+
+def test_a_disk_that_is_not_mounted(tmp_path, opened):
+    """Links that lead nowhere for a while: nothing is noted, and what was known stays known."""
+    disk = tmp_path / "disk"
+    root = tmp_path / "f"
+    root.mkdir()
+    for i in range(3):
+        (root / f"{i}.avi").symlink_to(grey_video(disk / f"{i}.avi"))
+    first = load("folder", root)
+    known = Index(root).file.read_bytes()
+    disk.rename(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match="none of the 3 videos can be read: 3 no such file"):
+        load("folder", root)
+    assert Index(root).file.read_bytes() == known
+    (tmp_path / "elsewhere").rename(disk)
+    opened.clear()
+    assert load("folder", root) == first
+    assert not opened
+
+
+def test_what_is_known_can_be_forgotten(tree, opened):
+    """`again` opens every file, and what it finds is what counts from then on."""
+    load("ucf101", tree)
+    index = Index(tree)
+    path = f"videos/{NAMES[0]}"
+    entry = index.get(path)
+    index.add(path, {"stamp": entry["stamp"], "reason": "is broken"})
+    assert len(load("ucf101", tree)) == 5
+    opened.clear()
+    examine(tree, [f"videos/{name}" for name in NAMES], progress=False, again=True)
+    assert len(opened) == 6
+    assert len(load("ucf101", tree)) == 6
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, cache):
+    """As a video, by its own name or through a link, and in place of the index."""
+    root = tmp_path / "f"
+    grey_video(root / "a.avi")
+    os.mkfifo(root / "b.avi")
+    (root / "c.avi").symlink_to(root / "b.avi")
+    (root / "d.avi").symlink_to("/dev/zero")
+    skipped = dict(load("folder", root).skipped)
+    assert skipped == dict.fromkeys(["b.avi", "c.avi", "d.avi"], "is no regular file")
+    file = Index(root).file
+    file.unlink()
+    os.mkfifo(file)
+    assert Index(root).lines == {}
 
 
 def test_examine_opens_each_path_once(tree, opened):

@@ -381,6 +381,48 @@ def test_done_changed_and_broken(tmp_path, caplog):
     )
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_copy_stays_when_its_source_cannot_be_read_for_the_moment(tmp_path, num_workers):
+    """2026-11: while a disk was not mounted, every copy of what lay on it was deleted.
+
+    What the decoder cannot read any more is left out, and its copy with it.
+    """
+    disk = plant(tmp_path / "disk", {f"{i}.mp4": KINDS["plain.mp4"] for i in range(3)})
+    root, out = tmp_path / "root", tmp_path / "out"
+    root.mkdir()
+    for i in range(3):
+        (root / f"{i}.mp4").symlink_to(disk / f"{i}.mp4")
+    prepare(job(root, out, num_workers=num_workers))
+    copies = tree(out)
+    disk.rename(tmp_path / "elsewhere")
+    assert "none of the 3 videos can be read" in refused(job(root, out, num_workers=num_workers))
+    assert tree(out) == copies
+    (root / "0.mp4").unlink()
+    (root / "0.mp4").symlink_to(tmp_path / "elsewhere/0.mp4")
+    part = prepare(job(root, out, num_workers=num_workers))
+    assert part.kept == ("0.mp4",)
+    assert all("its earlier copy stays" in reason for _, reason in part.broken)
+    assert tree(out) == copies
+    (tmp_path / "elsewhere").rename(disk)
+    (disk / "1.mp4").write_bytes(b"no video")
+    last = prepare(job(root, out, num_workers=num_workers))
+    assert [path for path, _ in last.broken] == ["0.mp4", "1.mp4"]
+    assert sorted(path.name for path in out.glob("*.mp4")) == ["0.mp4", "2.mp4"]
+
+
+def test_lists_and_settings_that_are_pipes_or_damaged(tmp_path):
+    """A pipe among the lists is no list, and is not waited for; settings are read with care."""
+    root = plant(tmp_path / "root", {"a.mp4": KINDS["plain.mp4"]})
+    (root / "train.csv").write_text("path,label\na.mp4,x\n")
+    os.mkfifo(root / "test.csv")
+    out = tmp_path / "out"
+    prepare(job(root, out, dataset="csv"))
+    assert not (out / "test.csv").exists()
+    for text in "[" * 100_000, "9" * 5000, "[1]", "", "null":
+        (out / "prepare.json").write_text(text)
+        assert "prepare.json: is damaged" in refused(job(root, out, dataset="csv"))
+
+
 def test_a_copy_is_a_dataset(tmp_path):
     """UCF101's layout: the copy gives the same videos, labels, groups and classes in all splits.
 
@@ -454,7 +496,7 @@ def test_folders_of_others_are_left_alone(tmp_path):
     assert "begun with short_side 48 instead of 64" in refused(job(root, out, short_side=64))
     assert "crf" in refused(job(root, out, crf=30))
     (out / "prepare.json").write_text("{")
-    assert "begun with" in refused(job(root, out))
+    assert "is damaged" in refused(job(root, out))
     linked, before = tmp_path / "linked", tree(root)
     prepare(job(root, linked))
     (linked / "a/a.mp4").unlink()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from memdpc.base.config import ScanConfig
 from memdpc.base.errors import DatasetError
 from memdpc.data import index as index_module
 from memdpc.data.guard import run_guarded
-from memdpc.data.index import Index
+from memdpc.data.index import Index, examine
 from memdpc.data.layouts import list_dataset, number_of_splits, video_paths
 from memdpc.data.scan import COLUMNS, scan
 from memdpc.data.video import write_video
@@ -117,6 +118,7 @@ def test_scan_of_a_dataset(tmp_path):
         "class": "Archery",
         "group": "g01",
         "splits": "1 train; 2 train",
+        "listed_as": "",
     }
     assert (
         rows[f"videos/{NAMES[5]}"]["status"] == "unlisted"
@@ -209,6 +211,27 @@ def test_a_second_scan_opens_nothing(tree, tmp_path):
     grey_video(tree / "videos" / NAMES[1], 200)
     assert scan(job).counts[""]["ok"] == 1
     assert index.read_bytes().count(b"\n") == lines + 1
+
+
+def test_again_opens_everything(tree, tmp_path):
+    """What was remembered wrongly is forgotten."""
+    job = ScanConfig("ucf101", str(tree), out=str(tmp_path / "out"), num_workers=0)
+    table = scan(job).table.read_bytes()
+    index = Index(tree)
+    path = f"videos/{NAMES[0]}"
+    index.add(path, {"stamp": index.get(path)["stamp"], "reason": "is broken"})
+    assert scan(job).counts[""]["broken"] == 1
+    assert "broken" not in scan(replace(job, again=True)).counts[""]
+    assert scan(job).table.read_bytes() == table
+
+
+def test_lengths_that_files_lie_about(tree):
+    """2026-11: a sum of days that no calendar takes would have ended the report."""
+    index = examine(tree, [f"videos/{NAMES[0]}"], progress=False)
+    entry = index.get(f"videos/{NAMES[0]}")
+    info = vars(replace(entry["info"], fps=1e-20))
+    index.add(f"videos/{NAMES[0]}", {"stamp": entry["stamp"], "info": info})
+    assert "(hours, minutes, seconds)" in str(scan(ScanConfig("ucf101", str(tree), num_workers=0)))
 
 
 def test_a_scan_whose_worker_is_killed_goes_on(tmp_path, monkeypatch):

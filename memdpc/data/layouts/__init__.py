@@ -30,11 +30,12 @@ from memdpc.data.layouts.listing import (
     annotation_files as annotation_files,
 )
 from memdpc.data.layouts.listing import (
-    list_parts as list_parts,
+    describe_renamed as describe_renamed,
 )
 from memdpc.data.layouts.listing import (
-    normalize_name as normalize_name,
+    list_parts as list_parts,
 )
+from memdpc.data.layouts.matching import normalize_name as normalize_name
 from memdpc.data.layouts.oops import read_transitions as read_transitions
 from memdpc.data.layouts.walk import video_paths as video_paths
 

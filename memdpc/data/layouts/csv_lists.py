@@ -12,6 +12,7 @@ out for validation, groups stay together.
 """
 
 import csv
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +23,11 @@ from memdpc.data.layouts.listing import (
     Listed,
     Listing,
     Missing,
-    find_unlisted,
-    match_files,
     path_inside,
+    quoted,
+    to_number,
 )
+from memdpc.data.layouts.matching import match_files
 from memdpc.data.layouts.walk import video_paths
 
 __all__ = []
@@ -55,13 +57,14 @@ def list_csv(
 
     missing: list[Missing] = []
     found = video_paths(root, "", missing)
-    # A file that a table names counts under any suffix.
+    # A file that a table names counts under any suffix, and in any folder.
     named = {row.path for row in rows}.difference(found)
-    found += sorted(path for path in named if (root / path).is_file())
-    there, absent = match_files(found, listed)
-    every = [Listed(row.path) for row in train + test]
-    missing += absent + find_unlisted(found, every, "is in neither train.csv nor test.csv")
-    return Listing(classes, there, missing)
+    found += sorted(path for path in named if os.path.isfile(root / path))
+    others = [Listed(row.path) for row in train + test]
+    match = match_files(found, listed, others)
+    stray = [(path, "is in neither train.csv nor test.csv") for path in match.unused]
+    missing += match.absent + stray
+    return Listing(classes, match.there, missing, match.renamed, match.hint)
 
 
 def _as_listed(
@@ -74,7 +77,8 @@ def _as_listed(
     for row in rows:
         if row.label not in numbers:
             where = f"{table}: {row.path}"
-            raise DatasetError(f"{where} has the label {row.label!r}, which train.csv lacks")
+            label = quoted(row.label)
+            raise DatasetError(f"{where} has the label {label}, which train.csv lacks")
         listed.append(Listed(row.path, numbers[row.label], row.group))
     return listed
 
@@ -82,7 +86,7 @@ def _as_listed(
 def _sorted_classes(labels: Iterable[str]) -> list[str]:
     """Each label once: numbers by value, so that label 10 comes after 9, words by the alphabet."""
     names = set(labels)
-    if all(name.isdecimal() for name in names):
+    if all(to_number(name) is not None for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
 

@@ -5,14 +5,18 @@
 | `train/class/name.mp4`, `test/class/name.mp4` (or `val`) | labelled by folder | likewise |
 | `class/name.mp4` | all, labelled by folder | none |
 | anything else | all, at any depth, without labels | none |
+
+A folder without videos in it is no class, and is named. One that cannot be read for the moment is
+a class, lest the others change their numbers.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from memdpc.base.errors import DatasetError
-from memdpc.data.layouts.listing import Listed, Listing, Missing
-from memdpc.data.layouts.walk import VIDEO_SUFFIXES, is_folder, video_paths
+from memdpc.data.layouts.listing import EMPTY, Listed, Listing, Missing
+from memdpc.data.layouts.walk import UNREADABLE, VIDEO_SUFFIXES, folder_names, video_paths
 
 __all__ = []
 
@@ -25,9 +29,9 @@ def list_folder(
     subset: str,
 ) -> Listing:
     """Videos labelled by folder, in `train` and `test` where there are such folders."""
-    folders = _folders_in(root)
+    folders = folder_names(root)
     test = next((name for name in TEST_FOLDERS if name in folders), None)
-    if "train" in folders and (test is not None or folders == {"train"}):
+    if "train" in folders and (test is not None or folders == ["train"]):
         return _list_parts(root, test, subset)
     if subset != "train":
         raise DatasetError(
@@ -37,22 +41,16 @@ def list_folder(
     return _list_plain(root)
 
 
-def _folders_in(folder: Path) -> set[str]:
-    """The names of the folders in a folder; none where it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if is_folder(entry)}
-    except OSError:
-        return set()
-
-
 def _list_plain(root: Path) -> Listing:
     """All for training; labelled by folder if each video lies at class/name."""
     missing: list[Missing] = []
     found = _some_videos(root, "", missing)
     folders = [os.path.dirname(path) for path in found]
     labelled = all(name and os.sep not in name for name in folders)
-    classes = sorted(set(folders)) if labelled else []
+    classes: list[str] = []
+    if labelled:
+        missing += _empty_folders(root, "", missing, folders)
+        classes = sorted({*folders, *_unread_folders("", missing)})
     numbers = {name: number for number, name in enumerate(classes)}
     listed = [Listed(path, numbers.get(name, -1)) for path, name in zip(found, folders)]
     return Listing(classes, listed, missing)
@@ -72,11 +70,13 @@ def _list_parts(
     part = "train" if subset == "train" else str(test)
     missing: list[Missing] = []
     found = _some_videos(root, part, missing)
-    trained = found if part == "train" else _some_videos(root, "train", [])
+    absent: list[Missing] = []
+    trained = _some_videos(root, "train", absent)
     known = {_class_of(path) for path in trained} - {""}
     if not known:
         return Listing((), [Listed(path) for path in found], missing)
-    classes = sorted(known)
+    missing += _empty_folders(root, part, missing, map(_class_of, found))
+    classes = sorted({*known, *_unread_folders("train", absent)})
     numbers = {name: number for number, name in enumerate(classes)}
     listed: list[Listed] = []
     for path in found:
@@ -98,8 +98,29 @@ def _some_videos(
     found = video_paths(root, folder, missing)
     if not found:
         kinds = " ".join(sorted(VIDEO_SUFFIXES))
-        raise DatasetError(f"{root / folder}: no video files ({kinds})")
+        raise DatasetError(f"{root / folder}: no video files ({kinds}) outside hidden folders")
     return found
+
+
+def _unread_folders(
+    part: str,
+    missing: list[Missing],
+) -> list[str]:
+    """The names of the folders right in `part` that could not be read."""
+    unread = [path for path, reason in missing if reason.startswith(UNREADABLE)]
+    return [os.path.basename(path) for path in unread if os.path.dirname(path) == part]
+
+
+def _empty_folders(
+    root: Path,
+    part: str,
+    missing: list[Missing],
+    used: Iterable[str],
+) -> list[Missing]:
+    """(path, reason) of the folders right in `root/part` that are not `used`, nor missing yet."""
+    known = {os.path.join(part, name) for name in used} | {path for path, _ in missing}
+    paths = [os.path.join(part, name) for name in folder_names(root / part)]
+    return [(path, EMPTY) for path in paths if path not in known]
 
 
 def _class_of(path: str) -> str:

@@ -19,11 +19,11 @@ from memdpc.data.layouts.listing import (
     Listing,
     Missing,
     find_folder,
-    find_unlisted,
-    match_files,
     path_inside,
+    quoted,
 )
-from memdpc.data.layouts.walk import video_paths
+from memdpc.data.layouts.matching import list_files, match_files
+from memdpc.data.layouts.walk import is_litter
 
 __all__ = []
 
@@ -59,11 +59,11 @@ def list_hmdb51(
         name = f"class_test_split{split}.txt"
         raise DatasetError(f"{lists}: no file {name} lists a video for {subset}")
     missing: list[Missing] = []
-    found = video_paths(root, videos, missing)
-    there, absent = match_files(found, listed)
-    every = [entry for _, entry in marked]
-    stray = find_unlisted(found, every, f"is in no file of split {split}")
-    return Listing(classes, there, missing + absent + stray)
+    others = [entry for code, entry in marked if code != _CODES[subset]]
+    match = match_files(list_files(root, videos, listed, missing), listed, others)
+    stray = [(path, f"is in no file of split {split}") for path in match.unused]
+    missing += match.absent + stray
+    return Listing(classes, match.there, missing, match.renamed, match.hint)
 
 
 def source_film(
@@ -79,8 +79,12 @@ def source_film(
 
 def _read_classes(lists: Path) -> list[str]:
     """The classes of all splits together, so that a class keeps its number in each of them."""
-    names = [re.fullmatch(r"(.+)_test_split\d\.txt", name) for name in os.listdir(lists)]
-    return sorted({match[1] for match in names if match})
+    try:
+        names = [name for name in os.listdir(lists) if not is_litter(name)]
+    except OSError as error:
+        raise DatasetError(f"{lists}: cannot be read ({error.strerror})") from error
+    matches = [re.fullmatch(r"(.+)_test_split\d\.txt", name) for name in names]
+    return sorted({match[1] for match in matches if match})
 
 
 def _read_split(
@@ -94,7 +98,7 @@ def _read_split(
     for line in read_lines(path):
         *name, code = line.rsplit(maxsplit=1)
         if not name or code not in ("0", "1", "2"):
-            raise DatasetError(f"{path}: {line!r} is not a name and 0, 1 or 2")
+            raise DatasetError(f"{path}: {quoted(line)} is not a name and 0, 1 or 2")
         file = path_inside(os.path.join(videos, class_name), name[0], path)
         marked.append((code, Listed(file, label, source_film(name[0], class_name))))
     return marked

@@ -7,6 +7,7 @@ F the video files that are there.
 | set | what becomes of it |
 |---|---|
 | in L and in F | *listed*: these are the videos, in the order of the lists |
+| in L, in F under a name of another spelling | *listed*, and *renamed* |
 | in L, not in F | *missing*, "no such file": the download is not complete |
 | in F, not in A | *missing*, "is in no list" or the like: it has no label |
 
@@ -15,7 +16,6 @@ So nothing that is listed is dropped without being named.
 
 import glob
 import os
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,11 @@ from memdpc.base.registry import Registry
 __all__ = []
 
 Missing = tuple[str, str]  # (name, reason)
+
+ABSENT = "no such file"
+UNCLEAR = "no such file, and which one stands for it is not clear"
+EMPTY = "holds no video"  # of a folder that would be a class
+LONGEST_PATH = 4096  # letters: no system has a longer one
 
 
 class Listed(NamedTuple):
@@ -45,6 +50,8 @@ class Listing(NamedTuple):
     classes: Sequence[str]  # () where there are no labels
     listed: Sequence[Listed]  # in the order of the files
     missing: Sequence[Missing] = ()  # named and not there, or there and not to be placed
+    renamed: Sequence[tuple[str, str]] = ()  # (name in the list, another name on the disk)
+    hint: str = ""  # the nearest that is there to a name that is not
 
 
 ListFunction = Callable[[Path, int, str], Listing]
@@ -105,7 +112,8 @@ def annotation_files(
     found: list[str] = []
     for pattern in DATASETS[name].annotations:
         found.extend(glob.glob(pattern, root_dir=root))
-    return sorted(found)
+    # A pipe would be waited for without end.
+    return sorted(path for path in found if os.path.isfile(os.path.join(root, path)))
 
 
 def list_dataset(
@@ -141,10 +149,31 @@ def list_dataset(
         else:
             once[entry.path] = entry
     if not once:
-        first, reason = missing[0] if missing else ("its files", "name none")
-        example = f"the first, {first}: {reason}"
+        example = _example(missing, listing.hint)
         raise DatasetError(f"{root}: none of the listed videos is there ({example})")
-    return Listing(tuple(listing.classes), tuple(once.values()), tuple(missing))
+    return listing._replace(
+        classes=tuple(listing.classes), listed=tuple(once.values()), missing=tuple(missing)
+    )
+
+
+def _example(
+    missing: list[Missing],
+    hint: str,
+) -> str:
+    """What is said of a dataset of which no video is there: a name that was sought."""
+    sought = [pair for pair in missing if pair[1] in (ABSENT, UNCLEAR)]
+    first, reason = next(iter(sought or missing), ("its files", "name none"))
+    return f"the first, {first}: {reason}" + (f"; {hint}" if hint else "")
+
+
+def describe_renamed(
+    renamed: Sequence[tuple[str, str]],
+    count: int,
+) -> str:
+    """One line for the `renamed` of `count` videos."""
+    listed, path = renamed[0]
+    example = f"the list says {listed}, the disk {path}"
+    return f"{len(renamed)} of {count} videos are found under another name ({example})"
 
 
 def list_parts(
@@ -205,56 +234,19 @@ def path_inside(
     source: object,
 ) -> str:
     """The path `folder/name`; `DatasetError` where the `source` of the name leads out of it."""
+    if len(name) > LONGEST_PATH:
+        raise DatasetError(f"{source}: {quoted(name)} is longer than a path can be")
     path = os.path.normpath(name)
     if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
-        raise DatasetError(f"{source}: {name!r} leads out of the dataset")
+        raise DatasetError(f"{source}: {quoted(name)} leads out of the dataset")
     return os.path.join(folder, path)
 
 
-def normalize_name(name: str) -> str:
-    """What stays of a name when case and Unicode's normal form do not count.
-
-    UCF101 spells one name in two ways: the class is `HandstandPushups`, its videos are
-    `v_HandStandPushups_g01_c01.avi`, and copies differ in the folder's name. Oops! has names with
-    accents, which some file systems store as one character and others as two.
-    """
-    return unicodedata.normalize("NFC", name).casefold()
+def quoted(text: str) -> str:
+    """Text of a list in quotes, for a message; of a long one the beginning."""
+    return repr(text if len(text) <= 100 else f"{text[:100]}...")
 
 
-def match_files(
-    found: Iterable[str], listed: Iterable[Listed]
-) -> tuple[list[Listed], list[Missing]]:
-    """The `Listed` whose files are among the paths `found`, as spelled there, and those absent.
-
-    Names are compared, never searched for: a glob would take `[2]` in a name for a pattern. Where
-    no file has the listed name, one will do that differs only in case or normal form, and is not
-    listed itself.
-    """
-    listed = list(listed)
-    files = set(found)
-    names = {entry.path for entry in listed}
-    alike = {normalize_name(path): path for path in found if path not in names}
-    there: list[Listed] = []
-    absent: list[Missing] = []
-    for entry in listed:
-        if entry.path in files:
-            there.append(entry)
-            continue
-        path = alike.get(normalize_name(entry.path))
-        if path is None:
-            absent.append((entry.path, "no such file"))
-        else:
-            there.append(entry._replace(path=path))
-    return there, absent
-
-
-def find_unlisted(
-    found: Iterable[str],
-    listed: Iterable[Listed],
-    reason: str,
-) -> list[Missing]:
-    """(path, reason) of each path in `found` that is the file of none of `listed`."""
-    found = list(found)
-    there, _ = match_files(found, listed)
-    used = {entry.path for entry in there}
-    return [(path, reason) for path in found if path not in used]
+def to_number(text: str) -> int | None:
+    """The number that digits spell; None for other text, and for more than nine of them."""
+    return int(text) if text.isdecimal() and len(text) < 10 else None

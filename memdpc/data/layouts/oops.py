@@ -18,11 +18,10 @@ from memdpc.data.layouts.listing import (
     Listing,
     Missing,
     find_folder,
-    find_unlisted,
-    match_files,
     path_inside,
+    quoted,
 )
-from memdpc.data.layouts.walk import video_paths
+from memdpc.data.layouts.matching import list_files, match_files
 
 __all__ = []
 
@@ -72,15 +71,16 @@ def _list_part(
         raise DatasetError(f"{notes}/{part}{suffix}.txt: lists no video")
 
     missing: list[Missing] = []
-    found = video_paths(root, videos, missing)
-    there, absent = match_files(found, _as_listed(wanted, videos, notes, times))
+    listed = _as_listed(wanted, videos, notes, times)
+    others = _as_listed(names[part], videos, notes, times)
+    match = match_files(list_files(root, videos, listed, missing), listed, others)
     every = {_composed(name) for name in names["train"] + names["val"]}
     for name in times:
         if name not in every:
             missing.append((name, "has times, and is in no list"))
-    whole_part = _as_listed(names[part], videos, notes, times)
-    missing += absent + find_unlisted(found, whole_part, f"is not in {part}.txt")
-    return Listing((), there, missing)
+    stray = [(path, f"is not in {part}.txt") for path in match.unused]
+    missing += match.absent + stray
+    return Listing((), match.there, missing, match.renamed, match.hint)
 
 
 def _as_listed(
@@ -109,7 +109,12 @@ def read_transitions(path: str | os.PathLike) -> Times:
     for name, entry in table.items():
         values = entry.get("t") if isinstance(entry, dict) else None
         if not isinstance(values, list) or not all(map(_is_time, values)):
-            raise DatasetError(f'{path}: {name!r} has no list "t" of times in seconds (-1: none)')
+            wanted = 'has no list "t" of times in seconds (-1: none)'
+            raise DatasetError(f"{path}: {quoted(name)} {wanted}")
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError as error:
+            raise DatasetError(f"{path}: {quoted(name)} can be no file's name") from error
         times[_composed(name)] = tuple(float(value) for value in values)
     return times
 

@@ -14,11 +14,11 @@ from memdpc.data.layouts.listing import (
     Listing,
     Missing,
     find_folder,
-    find_unlisted,
-    match_files,
     path_inside,
+    quoted,
+    to_number,
 )
-from memdpc.data.layouts.walk import video_paths
+from memdpc.data.layouts.matching import list_files, match_files
 
 __all__ = []
 
@@ -41,27 +41,29 @@ def list_ucf101(
     lists = root / find_folder(root, LIST_FOLDERS, "the split files")
     numbers = _read_classes(lists / "classInd.txt")
     listed = _read_split(lists / f"{subset}list{split:02d}.txt", numbers, videos)
-    missing: list[Missing] = []
-    found = video_paths(root, videos, missing)
-    there, absent = match_files(found, listed)
     other_subset = "test" if subset == "train" else "train"
     other = lists / f"{other_subset}list{split:02d}.txt"
-    if other.is_file():
-        every = listed + _read_split(other, numbers, videos)
-        missing += find_unlisted(found, every, f"is in no list of split {split}")
-    return Listing(tuple(numbers), there, missing + absent)
+    others = _read_split(other, numbers, videos) if other.is_file() else []
+    missing: list[Missing] = []
+    match = match_files(list_files(root, videos, listed, missing), listed, others)
+    if others:
+        missing += [(path, f"is in no list of split {split}") for path in match.unused]
+    missing += match.absent
+    return Listing(tuple(numbers), match.there, missing, match.renamed, match.hint)
 
 
 def _read_classes(path: Path) -> dict[str, int]:
     """{class: number} of classInd.txt (lines `1 ApplyEyeMakeup`), in the order of the numbers."""
     classes: dict[str, int] = {}
+    taken: set[int] = set()
     for line in read_lines(path):
-        number, _, name = line.partition(" ")
+        digits, _, name = line.partition(" ")
         name = name.strip()
-        valid = bool(name) and number.isdecimal()
-        if not valid or name in classes or int(number) in classes.values():
-            raise DatasetError(f"{path}: {line!r} is not a number and a name of its own")
-        classes[name] = int(number)
+        number = to_number(digits)
+        if not name or number is None or name in classes or number in taken:
+            raise DatasetError(f"{path}: {quoted(line)} is not a number and a name of its own")
+        classes[name] = number
+        taken.add(number)
     if not classes:
         raise DatasetError(f"{path}: lists no class")
     return dict(sorted(classes.items(), key=lambda item: item[1]))
@@ -85,13 +87,14 @@ def _read_split(
         name, number = _split_line(line)
         class_name = classes.get(name.split("/")[0].casefold())
         if class_name is None:
-            raise DatasetError(f"{path}: {line!r} names a class that classInd.txt lacks")
+            unknown = "names a class that classInd.txt lacks"
+            raise DatasetError(f"{path}: {quoted(line)} {unknown}")
         right = numbers[class_name]
-        if number and int(number) != right:
+        if number and to_number(number) != right:
             known = f"the number of {class_name} is {right} in classInd.txt"
-            raise DatasetError(f"{path}: {line!r}: {known}")
-        group = re.search(r"_(g\d+)_c\d+", name)
+            raise DatasetError(f"{path}: {quoted(line)}: {known}")
         file = path_inside(videos, name, path)
+        group = re.search(r"_(g\d+)_c\d+", name)
         listed.append(Listed(file, labels[class_name], group[1] if group else ""))
     if not listed:
         raise DatasetError(f"{path}: lists no video")
@@ -100,7 +103,7 @@ def _read_split(
 
 def _split_line(line: str) -> tuple[str, str]:
     """`name 1` as (name, "1"); a line without a number as (name, "")."""
-    numbered = re.fullmatch(r"(.+?)\s+(\d+)", line)
-    if numbered:
-        return numbered[1], numbered[2]
+    name, *number = line.rsplit(maxsplit=1)
+    if number and number[0].isdecimal():
+        return name, number[0]
     return line, ""
