@@ -15,6 +15,7 @@ from memdpc.data.clips import Clips
 from memdpc.evaluation.checkpoints import (
     checkpoint_folder,
     load_model,
+    need_predictor,
     run_config,
     sized_model,
 )
@@ -116,6 +117,7 @@ def load_memory_model(config: AtlasConfig) -> tuple[MemDPC, dict[str, int]]:
     if not config.out:
         raise ConfigError("no out: name the folder for the results")
     model, sizes = sized_model(config)
+    need_predictor(model, config.checkpoint)
     slots = getattr(model.predictor, "slots", None)
     if slots is None:
         raise CheckpointError(

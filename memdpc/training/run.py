@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+import safetensors
 import torch
 from filelock import BaseFileLock
 from torch import nn
@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 
 from memdpc import __version__
 from memdpc.base.config import config_differences, save_config
-from memdpc.base.errors import ConfigError, TrainingError
+from memdpc.base.errors import CheckpointError, ConfigError, TrainingError
 from memdpc.base.files import (
     PART,
     atomic_write,
@@ -43,6 +43,8 @@ from memdpc.base.files import (
     write_failure,
     write_json,
 )
+from memdpc.method.saving import load_weights
+from memdpc.method.weights import read_pickle
 
 METRICS = ("step", "epoch", "split", "name", "value")  # the columns of metrics.csv
 VERSIONS = {"version": __version__, "torch": torch.__version__}
@@ -56,7 +58,7 @@ _DAMAGE = (
     RuntimeError,
     EOFError,
     pickle.UnpicklingError,
-    safetensors.SafetensorError,
+    CheckpointError,
 )
 
 
@@ -266,11 +268,9 @@ def restore(run: Run, model: nn.Module, optimizer: Optimizer) -> int:
     if folder is None:
         return 0
     with readable(folder):
-        weights = (folder / "model.safetensors").read_bytes()
-        model.load_state_dict(safetensors.torch.load(weights))
+        load_weights(model, folder)
         # On the CPU first: `load_state_dict` moves each entry to its parameter's device.
-        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(read_pickle(folder / "optimizer.pt"))
     return run.state["step"]
 
 
