@@ -37,7 +37,7 @@ _HUB_OPTIONS = (
 )
 _GONE = ("proxies", "resume_download")  # older versions of the hub's client took these
 
-# What a config holds: of a network, and of a classifier besides.
+# What a config holds: of a network, and what a classifier adds.
 _OF_NETWORK = (
     "encoder",
     "img_size",
