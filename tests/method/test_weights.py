@@ -309,10 +309,11 @@ def test_a_huge_clip_is_refused_at_once():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="limits memory as Linux does")
 def test_hostile_files_in_little_memory():
-    """Thousands of hostile files in a process that may have 2 GB more than it begins with."""
+    """1500 hostile files in a process that may have 2 GB more than it begins with."""
     script = os.path.join(os.path.dirname(__file__), "hostile_weights.py")
-    done = subprocess.run([sys.executable, script, "600"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, "300"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
 
