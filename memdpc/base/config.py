@@ -121,7 +121,7 @@ def _read_one(name: str, setting: Setting, value: Any) -> Any:
         value = str(value)
     try:
         found = read(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # a whole number may be too long for a float
         found = None
     if found is None:
         raise ConfigError(f"{name} must be {wanted}, got {value}")

@@ -170,6 +170,18 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     return [line for line in map(str.strip, read_text(path).split("\n")) if line]
 
 
+def checkpoints_in(folder: str | os.PathLike) -> list[Path]:
+    """The checkpoints of the run in `folder`, by step; a user's copies beside them do not count."""
+    found = Path(folder, "checkpoints").glob("step-*")
+    named = [path for path in found if path.name[5:].isdecimal() and path.is_dir()]
+    return sorted(named, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def hold_folder(folder: Path) -> FileLock:
     """Keep other processes from a folder until the returned lock is released or the process ends.
 

@@ -103,6 +103,10 @@ def load_features(folder: str | Path) -> Features:
 
 
 def _read_features(folder: Path) -> Features:
+    names = ["index.csv", *(f"{name}.npy" for name in ARRAYS)]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:  # or a pipe, which would be waited for
+        raise ValueError(f"no file {missing[0]}")
     with open(folder / "index.csv", **TEXT) as file:
         paths = np.array([row["path"] for row in csv.DictReader(file)], str)
     arrays: dict[str, Any] = {}

@@ -19,6 +19,7 @@ from memdpc.evaluation.checkpoints import (
     sized_model,
 )
 from memdpc.evaluation.features import clips_of
+from memdpc.method.kinds import need_predictor
 from memdpc.method.model import MemDPC
 from memdpc.training.folder import checkpoints_in
 from memdpc.training.processes import make_accelerator, make_loader, watched_workers
@@ -117,6 +118,7 @@ def load_memory_model(config: AtlasConfig) -> tuple[MemDPC, dict[str, int]]:
     if not config.out:
         raise ConfigError("no out: name the folder for the results")
     model, sizes = sized_model(config)
+    need_predictor(model, config.checkpoint)
     slots = getattr(model.predictor, "slots", None)
     if slots is None:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from memdpc.base.errors import CheckpointError, ConfigError
 from memdpc.base.files import read_json
 from memdpc.method.model import MemDPC
 from memdpc.method.released import load_released
-from memdpc.training.folder import checkpoints_in, step_of
+from memdpc.method.saving import checkpoint_folder
 
 PARTS = (
     "encoder",
@@ -22,11 +22,12 @@ PARTS = (
 
 
 def load_model(checkpoint: str | Path, seed: int = 0, **sizes: Any) -> MemDPC:
-    """The network that `checkpoint` names, in eval mode.
+    """The network that `checkpoint` names, in float32 and eval mode.
 
     Args:
         checkpoint: a run, a checkpoint in it, a folder that `save_pretrained` wrote, a released
-            `.pth.tar`, or 'random' for fresh weights.
+            `.pth.tar`, or 'random' for fresh weights. Of a classifier encoder and aggregators are
+            taken; it has no predictor.
         seed: of fresh weights; the caller's own random numbers are left alone.
         sizes: arguments of `MemDPC` for fresh and released weights, which do not record them. A
             saved network has its own: only the parts that it was built with as objects
@@ -44,7 +45,8 @@ def load_model(checkpoint: str | Path, seed: int = 0, **sizes: Any) -> MemDPC:
     if sizes:
         names = ", ".join(sizes)
         raise ConfigError(f"{checkpoint}: a saved network has its own sizes: leave out {names}")
-    return MemDPC.from_pretrained(str(checkpoint_folder(Path(checkpoint))), **parts)
+    folder = checkpoint_folder(checkpoint)
+    return MemDPC.from_pretrained(folder, **parts).float()
 
 
 def fresh_model(model: MemDPC, seed: int = 0) -> MemDPC:
@@ -73,18 +75,6 @@ def _fresh(seed: int, sizes: dict[str, Any]) -> MemDPC:
 def is_released(checkpoint: str | Path) -> bool:
     """Whether `checkpoint` names a file in the format of the published weights."""
     return str(checkpoint).endswith((".pth.tar", ".pth"))
-
-
-def checkpoint_folder(path: str | Path) -> Path:
-    """The folder with the weights: `path` itself, or the last checkpoint of the run at `path`."""
-    path = Path(path)
-    if (path / "model.safetensors").is_file():
-        return path
-    last = max(checkpoints_in(path), key=step_of, default=None)
-    if last is None:
-        accepted = "a run, a folder with model.safetensors, a .pth.tar, or random"
-        raise CheckpointError(f"{path}: no checkpoint here ({accepted})")
-    return last
 
 
 def run_config(checkpoint: str | Path) -> dict[str, Any]:
@@ -153,14 +143,24 @@ def _named_model(config: Any) -> MemDPC:
 def strides(config: FeaturesConfig) -> dict[str, Any]:
     """`frame_stride` and `time_stride` of a config; where it sets neither, its checkpoint's run's.
 
-    Without a run every third frame is used, as in the paper.
+    A classifier's run may itself have left them to the checkpoint that it began with. Without a
+    run every third frame is used, as in the paper. `ConfigError` where that checkpoint is gone.
     """
-    run = {}
-    if not (config.frame_stride or config.time_stride):
+    seen = set()
+    while not (config.frame_stride or config.time_stride) and config.checkpoint not in seen:
+        seen.add(config.checkpoint)
         run = run_config(config.checkpoint)
+        if "frame_stride" not in run:
+            break
+        names = ("frame_stride", "time_stride", "checkpoint")
+        config = replace(config, **{name: run[name] for name in names if name in run})
+        given = config.frame_stride or config.time_stride or config.checkpoint == "random"
+        if not given and not Path(config.checkpoint).exists():
+            reason = "the stride of clips is recorded there, and it is gone"
+            raise ConfigError(f"{config.checkpoint}: {reason}; say frame_stride")
     return {
-        "frame_stride": config.frame_stride or run.get("frame_stride") or 3,
-        "time_stride": config.time_stride or run.get("time_stride"),
+        "frame_stride": config.frame_stride or 3,
+        "time_stride": config.time_stride,
     }
 
 

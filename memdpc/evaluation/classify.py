@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from matplotlib.axes import Axes
-from safetensors.torch import load
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -39,7 +38,6 @@ from memdpc.evaluation.checkpoints import (
     fresh_model,
     given_sizes,
     is_released,
-    run_config,
     sized_model,
     strides,
 )
@@ -79,8 +77,10 @@ from ..data.clips import Clips, Even, Every, Random
 from ..data.layouts import number_of_splits
 from ..data.videos import VideoList, hold_out, load_dataset
 from ..method.convgru import ConvGRU
+from ..method.kinds import CLASSIFIER
 from ..method.model import Classifier, MemDPC, Pretrained
 from ..method.released import load_released_classifier
+from ..method.saving import load_weights
 from ..training.loop import steps_per_epoch
 from ..training.pretrain import log_videos, optimise_for
 
@@ -182,6 +182,8 @@ class ActionClassifier(
     Fresh aggregators start orthogonal with gain 1, as in the released classifier. Predictor and
     loss play no part.
     """
+
+    kind = CLASSIFIER  # what its files hold
 
     def __init__(
         self,
@@ -464,7 +466,7 @@ def load_best(run: Run, accelerator: Accelerator, model: ActionClassifier) -> Ac
     if run.main:
         best = run.checkpoints / f"step-{best_step(run):08d}"
         with readable(best):
-            model.load_state_dict(load((best / "model.safetensors").read_bytes()))
+            load_weights(model, best)
     if accelerator.num_processes > 1:
         broadcast(list(model.state_dict().values()))
     return model.eval()
@@ -635,29 +637,11 @@ def load_classifier(checkpoint: str | Path, classes: Sequence[str], **sizes: Any
         if classifier.linear.out_features == len(classes):
             classifier.classes = tuple(classes)
     else:
-        folder = Path(checkpoint)
-        tested = read_results(folder).get("tested_step")
-        if tested:
-            folder = folder / f"checkpoints/step-{tested:08d}"
-        classifier = ActionClassifier.from_pretrained(str(checkpoint_folder(folder)))
+        classifier = ActionClassifier.from_pretrained(checkpoint_folder(checkpoint)).float()
     if getattr(classifier, "classes", None) != tuple(classes):
         known = f"a classifier of {classifier.linear.out_features} classes"
         raise ConfigError(f"{checkpoint}: {known}, which are not the {len(classes)} of the dataset")
     return classifier.eval()
-
-
-def _tested_strides(config):
-    """The strides of a classifier: the config's, its run's, or those its run began with."""
-    run = run_config(config.checkpoint)
-    if config.frame_stride or config.time_stride or "mode" not in run:
-        return strides(config)
-    names = ("checkpoint", "frame_stride", "time_stride")
-    began = replace(config, **{name: run.get(name) for name in names})
-    given = began.frame_stride or began.time_stride or began.checkpoint == "random"
-    if not given and not Path(began.checkpoint).exists():
-        reason = "the stride of clips is recorded there, and it is gone"
-        raise ConfigError(f"{began.checkpoint}: {reason}; say frame_stride")
-    return strides(began)
 
 
 # %% ../../nbs/evaluation/02_classify.ipynb #f0c1a5e4
@@ -684,7 +668,7 @@ def run_test(
         names = ("num_blocks", "block_len", "img_size")
         sizes = {name: classifier.sizes[name] for name in names}
     Path(config.out).mkdir(parents=True, exist_ok=True)
-    clips = Clips(test, starts=Every(), **sizes | given | _tested_strides(config))
+    clips = Clips(test, starts=Every(), **sizes | given | strides(config))
     with watched_workers():
         on_device = classifier.to(accelerator.device)
         tested = test_classifier(config, accelerator, on_device, clips)

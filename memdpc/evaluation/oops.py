@@ -36,6 +36,7 @@ from ..base.config import OopsConfig
 from ..base.errors import ConfigError, DatasetError
 from ..base.plugins import load_plugins
 from ..data.augment import normalize_clips
+from ..method.kinds import OOPS, need_predictor
 from ..method.model import MemDPC, Pretrained
 from ..training.processes import make_accelerator, make_loader, watched_workers
 from ..training.run import write_results
@@ -487,6 +488,8 @@ class OopsClassifier(nn.Module, Pretrained, library_name="memdpc", license="apac
     Normalised clips `[B, N, 3, T, H, W]`, N seconds each, to logits `[B, N, 3]`.
     """
 
+    kind = OOPS  # what its files hold
+
     def __init__(self, **sizes: Any) -> None:  # those of `MemDPC`
         super().__init__()
         self.memdpc = MemDPC(**sizes)
@@ -600,6 +603,7 @@ def oops(config: OopsConfig) -> dict:
     accelerator = make_accelerator(config.device, num_workers=config.num_workers)
     device = accelerator.device
     model, sizes = sized_model(config)
+    need_predictor(model, config.checkpoint)
     finetuning = config.mode == "finetune"
     parts, counts = annotated_videos(config)
     if finetuning:  # only looks: a folder that does not fit shows before anything is computed

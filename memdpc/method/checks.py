@@ -7,11 +7,16 @@ from torch import nn
 
 from memdpc.base.errors import ConfigError
 
+_LARGEST_CLIP = 2**28  # bytes, of one; the paper's take 6 MB
+
 
 def check_sizes(
     img_size: int, num_blocks: int, block_len: int, pred_steps: int, mem_size: int
 ) -> None:
-    """Raise `ValueError` with one line for sizes that no model can have."""
+    """Raise `ValueError` with one line for sizes that no model can have.
+
+    A clip that no machine should be asked for is a `ConfigError`.
+    """
     if min(img_size, block_len) < 1:
         raise ValueError(f"img_size and block_len must be positive, got {img_size} and {block_len}")
     if not 0 < pred_steps < num_blocks:
@@ -20,6 +25,11 @@ def check_sizes(
         )
     if mem_size < 0:
         raise ValueError(f"mem_size must be 0 (no memory) or more, got {mem_size}")
+    clip = 3 * num_blocks * block_len * img_size**2  # bytes
+    if clip > _LARGEST_CLIP:
+        sizes = f"{num_blocks} blocks of {block_len} frames, {img_size} pixels a side"
+        largest = f"at most {_LARGEST_CLIP / 1e9:.2f} GB"
+        raise ConfigError(f"a clip of {sizes}, takes {clip / 1e9:.2f} GB: {largest} make sense")
 
 
 def check_clips(x: torch.Tensor, pred_steps: int) -> None:

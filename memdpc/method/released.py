@@ -10,17 +10,21 @@ the network stays random, and nothing says so. Here a missing, extra or misshape
 error that names it, by its name in the file.
 """
 
-import pickle
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from memdpc.base.errors import CheckpointError
-from memdpc.method.model import Classifier, MemDPC, load_strictly
+from memdpc.method.kinds import NETWORK, kind_of, network_config, network_entries
+from memdpc.method.model import Classifier, MemDPC
+from memdpc.method.saving import check_numbers, check_slots, dtype_of, load_strictly
+from memdpc.method.weights import read_pickle
+
+Net = TypeVar("Net", bound=nn.Module)
 
 # How a name in the file begins, and how the same entry is called here. The released GRU keeps its
 # cell both in a list and as an attribute, so each of its weights stands in the file twice.
@@ -41,18 +45,17 @@ def load_released(source: str | Path | Mapping[str, Any], **sizes: Any) -> MemDP
 
     `sizes` are `MemDPC`'s. Network, memory size and directions are read off the entries, and
     the dtype is kept. `CheckpointError` for a file or an entry that does not fit; the two copies
-    of each GRU weight must agree.
+    of each GRU weight must agree. Of a finetuned classifier encoder and aggregators are taken.
     """
     entries = _entries_of(source)
+    kind = kind_of(entries)
     slots = entries.get("predictor.slots")  # [K, D]
-    if slots is None:
+    if kind == NETWORK and slots is None:
         raise CheckpointError("mb: missing (the memory)")
-    if slots.ndim != 2 or not slots.is_floating_point():
+    if slots is not None and (slots.ndim != 2 or not slots.is_floating_point()):
         raise CheckpointError(f"mb: not a memory, but {_describe(slots)}")
-    found: dict[str, Any] = {**_sizes_of(entries), "mem_size": len(slots), **sizes}
-    model = MemDPC(**found).to(slots.dtype)
-    load_strictly(model, entries, released_name)
-    return model
+    found = _sizes_of(entries) | {"mem_size": 0 if slots is None else len(slots)} | sizes
+    return _build(MemDPC, network_config(kind, found), network_entries(kind, entries))
 
 
 def load_released_classifier(source: str | Path | Mapping[str, Any], **sizes: Any) -> Classifier:
@@ -64,14 +67,25 @@ def load_released_classifier(source: str | Path | Mapping[str, Any], **sizes: An
     entries = _entries_of(source)
     weight = entries.get("linear.weight")  # [classes, 2D]
     if weight is None:
-        raise CheckpointError("final_fc.1.weight: missing (the linear layer)")
+        network = "; this is a pretrained network" if "predictor.slots" in entries else ""
+        raise CheckpointError(f"final_fc.1.weight: missing (the linear layer){network}")
     if weight.ndim != 2 or not weight.is_floating_point():
         raise CheckpointError(f"final_fc.1.weight: not a linear layer, but {_describe(weight)}")
-    found: dict[str, Any] = {**_sizes_of(entries), **sizes, "mem_size": 0}  # it has no memory
-    model = MemDPC(**found)
-    classifier = Classifier(model, len(weight)).to(weight.dtype)
-    load_strictly(classifier, entries, released_name)
-    return classifier
+    found = _sizes_of(entries) | sizes | {"mem_size": 0}  # it has no memory
+    found["classes"] = range(len(weight))
+
+    def build(classes: Sequence[int], **sizes: Any) -> Classifier:
+        return Classifier(MemDPC(**sizes), len(classes))
+
+    return _build(build, found, entries)
+
+
+def _build(build: Callable[..., Net], config: dict[str, Any], entries: dict[str, Tensor]) -> Net:
+    """The network of a config with the weights of `entries`, in their dtype."""
+    check_slots(config, entries, released_name)
+    model = build(**config).to(dtype_of(entries))
+    load_strictly(model, entries, released_name)
+    return model
 
 
 def read_released(path: str | Path) -> Mapping[str, Any]:
@@ -86,17 +100,7 @@ def read_released(path: str | Path) -> Mapping[str, Any]:
         np.dtype,
         np.dtypes.Float64DType,
     ]
-    refused = f"{path}: not a checkpoint that can be loaded safely"
-    try:
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(allowed):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such checkpoint") from error
-    except pickle.UnpicklingError as error:
-        reason = "it asks for code to be run, or is damaged"
-        raise CheckpointError(f"{refused} ({reason})") from error
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        raise CheckpointError(f"{refused} (it is damaged, or no checkpoint)") from error
+    checkpoint = read_pickle(Path(path), allowed)
     if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise CheckpointError(f"{path}: holds no state_dict")
     return checkpoint["state_dict"]
@@ -126,7 +130,7 @@ def released_name(name: str) -> str:
 def _entries_of(source: str | Path | Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """What a released source holds, under the names here.
 
-    `CheckpointError` for an entry that is no tensor, and for two copies that differ.
+    `CheckpointError` for an entry that is no tensor, or NaN, and for two copies that differ.
     """
     state_dict = source if isinstance(source, Mapping) else read_released(source)
     entries: dict[str, torch.Tensor] = {}
@@ -134,6 +138,7 @@ def _entries_of(source: str | Path | Mapping[str, Any]) -> dict[str, torch.Tenso
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{name}: not a tensor")
         here = rename(name)
+        check_numbers(name, value)
         if here in entries and not torch.equal(entries[here], value):
             raise CheckpointError(f"{name}: its two copies differ")
         entries[here] = value

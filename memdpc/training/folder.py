@@ -16,7 +16,7 @@ from typing import Any
 import safetensors
 
 from memdpc.base.errors import CheckpointError, TrainingError
-from memdpc.base.files import LARGEST_TEXT, read_json, read_plain
+from memdpc.base.files import LARGEST_TEXT, checkpoints_in, read_json, read_plain, step_of
 
 METRICS = ("step", "epoch", "split", "name", "value")  # the columns of metrics.csv
 
@@ -40,18 +40,6 @@ _DAMAGE = (
 
 
 # ---- checkpoints
-
-
-def checkpoints_in(folder: str | os.PathLike) -> list[Path]:
-    """The checkpoints of the run in `folder`, by step; a user's copies beside them do not count."""
-    found = Path(folder, "checkpoints").glob("step-*")
-    named = [path for path in found if path.name[5:].isdecimal() and path.is_dir()]
-    return sorted(named, key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was written, by its name."""
-    return int(checkpoint.name.removeprefix("step-"))
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from memdpc.base.errors import CheckpointError
+from memdpc.method.kinds import need_predictor
 from memdpc.method.model import MemDPC
 from memdpc.method.released import load_released
 from memdpc.method.saving import load_strictly
-from memdpc.training.folder import checkpoints_in
 
 
 def load_initial(model: MemDPC, checkpoint: str) -> None:
@@ -20,16 +20,12 @@ def load_initial(model: MemDPC, checkpoint: str) -> None:
         sizes = model.sizes | {"loss": model.loss}
         load_strictly(model, load_released(path, **sizes).state_dict())
         return
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: no such folder")
-    folder = path
-    if not (path / "model.safetensors").exists():
-        folder = next(reversed(checkpoints_in(path)), path)
-    source = MemDPC.from_pretrained(str(folder), loss=model.loss)
+    source = MemDPC.from_pretrained(path, loss=model.loss)
+    need_predictor(source, checkpoint)
     try:
         load_strictly(model, source.state_dict())
     except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 __all__ = []

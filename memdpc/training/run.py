@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+import safetensors
 import torch
 from filelock import BaseFileLock
 from torch import nn
@@ -42,25 +42,25 @@ from memdpc.base.errors import CheckpointError, ConfigError, TrainingError
 from memdpc.base.files import (
     PART,
     atomic_write,
+    checkpoints_in,
     clear_parts,
     fsync_path,
     hold_folder,
-    read_plain,
+    step_of,
     write_bytes,
     write_failure,
     write_json,
 )
 from memdpc.data.videos import VideoList
-from memdpc.method.saving import load_strictly
+from memdpc.method.saving import check_numbers, load_strictly
+from memdpc.method.weights import read_pickle, read_tensors
 from memdpc.training.changes import Changes, changes_since, fingerprint, video_changes
 from memdpc.training.folder import (
     METRICS,
-    checkpoints_in,
     read_metrics,
     read_results,
     read_state,
     readable,
-    step_of,
 )
 from memdpc.training.optimizer_state import load_optimizer
 
@@ -309,24 +309,16 @@ def restore(run: Run, model: nn.Module, optimizer: Optimizer) -> int:
     if folder is None:
         return 0
     with readable(folder):
-        weights = read_plain(folder / "model.safetensors")
-        entries = safetensors.torch.load(weights)
+        entries = read_tensors(folder / "model.safetensors")
+        for name, value in entries.items():
+            check_numbers(name, value)
     try:
         load_strictly(model, entries)
     except CheckpointError as error:
         raise ConfigError(f"{folder}: not of this model ({error})") from error
     with readable(folder):
-        load_optimizer(optimizer, _read_pickle(folder / "optimizer.pt"), run.state["step"])
+        load_optimizer(optimizer, read_pickle(folder / "optimizer.pt"), run.state["step"])
     return run.state["step"]
-
-
-def _read_pickle(file: Path) -> Any:
-    """What a file of plain objects and tensors holds, all of it on the CPU."""
-    content = io.BytesIO(read_plain(file))
-    try:
-        return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # anything, where the file is damaged
-        raise ValueError(f"{file.name}: {error}") from error
 
 
 def add_results(

@@ -14,13 +14,11 @@ from memdpc.base.config import (
     ShowConfig,
 )
 from memdpc.base.errors import ConfigError, TrainingError, printable
-from memdpc.base.files import read_json
+from memdpc.base.files import checkpoints_in, read_json, step_of
 from memdpc.training.folder import (
-    checkpoints_in,
     read_metrics,
     read_results,
     read_state,
-    step_of,
 )
 
 # Where a run's settings may have started: `job preset`, and the settings themselves.

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from memdpc.base.config import ClassifyConfig, RetrieveConfig
+from memdpc.base.config import AtlasConfig, ClassifyConfig, FeaturesConfig, RetrieveConfig
 from memdpc.base.errors import CheckpointError, ConfigError, DatasetError, TrainingError
 from memdpc.data.video import write_video
 from memdpc.data.videos import load_dataset
 from memdpc.evaluation import features as features_module
 from memdpc.evaluation import shards as shards_module
 from memdpc.evaluation.arrays import Features, load_features
-from memdpc.evaluation.classify import classify, probe_accuracy
-from memdpc.evaluation.features import measured_features
+from memdpc.evaluation.atlas_data import load_memory_model
+from memdpc.evaluation.checkpoints import strides
+from memdpc.evaluation.classify import classify, load_classifier, probe_accuracy
+from memdpc.evaluation.features import load_model, measured_features, write_features
 from memdpc.evaluation.retrieve import compare_representations, comparison_table, retrieve
 from memdpc.method.model import MemDPC
 
@@ -333,3 +335,43 @@ def test_folder_that_cannot_be_written_is_found_before_the_work(whole, tmp_path,
             )
         )
     assert not calls
+
+
+def test_a_classifier_is_measured_by_its_encoder(whole, tmp_path):
+    """2026-11: features of a finetuned network: 'predictor.slots: missing in the checkpoint'."""
+    began = job(
+        ClassifyConfig,
+        whole,
+        tmp_path,
+        "random",
+        mode="scratch",
+        encoder="tiny",
+        img_size=32,
+        num_blocks=2,
+        max_steps=1,
+        batch_size=2,
+        val_fraction=0,
+        crops=1,
+        out=str(tmp_path / "run"),
+    )
+    classify(began)
+    config = job(FeaturesConfig, whole, tmp_path, tmp_path / "run", frame_stride=None)
+    assert strides(config) == {"frame_stride": 1, "time_stride": None}
+    assert write_features(config)["test"]["videos"] == 4
+    network = load_model(tmp_path / "run")
+    trained = load_classifier(tmp_path / "run", CLASSES)
+    for name, value in trained.forward_gru.state_dict().items():
+        assert torch.equal(network.forward_gru.state_dict()[name], value)
+    with pytest.raises(CheckpointError, match="a classifier, which has neither a memory"):
+        load_memory_model(job(AtlasConfig, whole, tmp_path, tmp_path / "run"))
+    with pytest.raises(CheckpointError, match="a pretrained network, not a classifier"):
+        load_classifier(save(tmp_path / "net", 0), CLASSES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_is_measured(dtype, whole, tmp_path):
+    """2026-11: a network saved in another precision than float32 ended in a traceback."""
+    MemDPC(**SIZES).to(dtype).save_pretrained(tmp_path / "net")
+    assert MemDPC.from_pretrained(tmp_path / "net").predictor.slots.dtype == dtype
+    config = job(FeaturesConfig, whole, tmp_path, tmp_path / "net")
+    assert write_features(config)["train"]["videos"] == 8

@@ -358,7 +358,7 @@ def cut(folder):
         (damage_config(bidirectional=False), ("backward_gru.", "no such entry")),
         (damage_config(mem_size=0), ("predictor.",)),
         (damage_config(pred_steps=9), ("pred_steps", 9)),
-        (damage_config(num_blocks="eight"), ("cannot be loaded",)),
+        (damage_config(num_blocks="eight"), ("num_blocks", "eight")),
         (
             damage_weights(lambda entries: entries.pop("predictor.slots")),
             ("predictor.slots", "missing"),
@@ -375,8 +375,8 @@ def cut(folder):
         ),
         (lambda folder: (folder / "model.safetensors").unlink(), ("model.safetensors",)),
         (lambda folder: (folder / "config.json").unlink(), ("config.json",)),
-        (lambda folder: (folder / "config.json").write_text("{"), ("cannot be loaded",)),
-        (lambda folder: (folder / "config.json").write_text("[]"), ("cannot be loaded",)),
+        (lambda folder: (folder / "config.json").write_text("{"), ("config.json", "damaged")),
+        (lambda folder: (folder / "config.json").write_text("[]"), ("config.json", "damaged")),
     ],
     ids=[
         "mem_size",
