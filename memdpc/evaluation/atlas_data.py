@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from memdpc.base.config import AtlasConfig
 from memdpc.base.errors import CheckpointError, ConfigError, DatasetError
+from memdpc.base.files import checkpoints_in
 from memdpc.base.viz import as_text
 from memdpc.data.clips import Clips
 from memdpc.evaluation.checkpoints import (
@@ -21,7 +22,6 @@ from memdpc.evaluation.checkpoints import (
 from memdpc.evaluation.features import clips_of
 from memdpc.method.kinds import need_predictor
 from memdpc.method.model import MemDPC
-from memdpc.training.folder import checkpoints_in
 from memdpc.training.processes import make_accelerator, make_loader, watched_workers
 
 __all__ = []

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from toy_job import STEPS, at_step, toy
 
 from memdpc.base.errors import MemdpcError, Stopped, TrainingError
+from memdpc.base.files import checkpoints_in
 from memdpc.training.changes import video_changes
 from memdpc.training.folder import (
-    checkpoints_in,
     read_metrics,
     read_results,
     read_state,

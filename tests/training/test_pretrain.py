@@ -17,10 +17,10 @@ from toy_job import last_weights, tree
 
 from memdpc.base.config import PRETRAIN_PRESETS
 from memdpc.base.errors import CheckpointError, ConfigError, Stopped
+from memdpc.base.files import checkpoints_in
 from memdpc.data.video import write_video
 from memdpc.data.videos import load_dataset
 from memdpc.method.model import MemDPC
-from memdpc.training.folder import checkpoints_in
 from memdpc.training.pretrain import model_from, pretrain
 from memdpc.training.run import read_metrics, read_results
 
