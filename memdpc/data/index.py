@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from memdpc.base.errors import VideoError, printable
-from memdpc.base.files import cache_folder, stamp, turn
+from memdpc.base.files import append_bytes, cache_folder, stamp, turn
 from memdpc.data.guard import Entry, run_guarded
 from memdpc.data.video import VideoInfo, probe
 
@@ -133,8 +133,7 @@ class Index:
             return
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.file, "ab", buffering=0) as out:
-                out.write(b"\n" + name + b"\t" + text)
+            append_bytes(self.file, b"\n" + name + b"\t" + text)
         except OSError as error:
             self._writable = False
             logger.warning("the index is not kept: %s", printable(error))

@@ -422,7 +422,7 @@ def test_a_copy_is_a_dataset(tmp_path):
 def test_mistakes_are_one_line(tmp_path):
     root, out = plant(tmp_path / "root", {"a.mp4": KINDS["plain.mp4"]}), tmp_path / "out"
     (tmp_path / "empty").mkdir()
-    assert "no out: name the copy's folder" in refused(job(root, ""))
+    assert "no out: name the folder" in refused(job(root, ""))
     assert "no root" in refused(job("", out))
     for inside in (root, root / "copy", tmp_path):
         assert "a folder of its own" in refused(job(root, inside))

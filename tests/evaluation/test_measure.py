@@ -103,6 +103,9 @@ def test_known_answers_end_to_end(whole, tmp_path):
         "mean image",
         "single frame",
     ]
+    by_context = classify(job(ClassifyConfig, whole, tmp_path, tmp_path / "net", readout="context"))
+    assert list(by_context["probe"]) == list(probed["probe"])[:3]  # pixels have no context
+    assert by_context["probe_facts"]["readout"] == "context"
     rows = compare_representations(config)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     lines = comparison_table(metrics).splitlines()
