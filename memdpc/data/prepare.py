@@ -346,6 +346,8 @@ def _workbench(
     elif set(there) - {BENCH}:
         begun = "is not empty, and holds no copy that prepare began; name a new folder"
         raise ConfigError(f"{out}: {begun}")
+    if bench.is_symlink():
+        raise ConfigError(f"{bench}: a link, whose files would be removed; remove the link")
     lock = hold_folder(bench)
     try:
         for left in bench.iterdir():

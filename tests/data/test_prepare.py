@@ -468,6 +468,10 @@ def test_folders_of_others_are_left_alone(tmp_path):
     (linked / "a").rmdir()
     (linked / "a").symlink_to(root / "a")  # one to a folder would be written through
     assert "a link leads out of the copy" in refused(job(root, linked))
+    bench = tmp_path / "fresh" / ".prepare"  # what lies in it is cleared
+    bench.parent.mkdir()
+    bench.symlink_to(root)
+    assert "a link, whose files would be removed" in refused(job(root, bench.parent))
     assert tree(root) == before
 
 
