@@ -178,6 +178,22 @@ def test_interrupted_features_never_pass_for_whole_ones(whole, tmp_path, monkeyp
     assert measured_features(config)[0].keys() >= {"pretrained"}
 
 
+def test_features_that_another_job_replaces_meanwhile_are_not_taken(whole, tmp_path, monkeypatch):
+    """2026-11: two networks were measured in one folder, and one got the features of the other."""
+    config = job(RetrieveConfig, whole, tmp_path, "random", encoder="tiny", img_size=32)
+    measured_features(config)
+    honest = shards_module.load_features
+
+    def disturbed(folder):
+        made_from = {"kind": "a network and its baselines"}
+        shards_module._write_origin(tmp_path / "out" / "features", made_from)
+        return honest(folder)
+
+    monkeypatch.setattr(shards_module, "load_features", disturbed)
+    with pytest.raises(ConfigError, match="another job writes other features here"):
+        measured_features(config)
+
+
 def test_broken_video_is_dropped_not_mislabelled(whole, tmp_path):
     """A video that went bad unnoticed (same size, same time) leaves its place; the others keep
     their own features and labels."""
