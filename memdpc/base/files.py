@@ -116,7 +116,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         _move_to(path, part)
         fsync_path(path.parent)
     except OSError as error:
-        if error.filename in (None, str(part), str(bench)):
+        if error.filename is None or str(error.filename).startswith(str(bench)):
             if not error.errno:
                 raise TrainingError(write_failure(path, error)) from error
             error.filename = str(path)

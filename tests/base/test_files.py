@@ -117,6 +117,11 @@ def test_an_error_without_a_name_gets_the_files(tmp_path):
     with pytest.raises(OSError) as error, atomic_write(tmp_path / "a"):
         raise OSError(28, "No space left on device")
     assert error.value.filename == str(tmp_path / "a")
+    with pytest.raises(OSError) as error, atomic_write(tmp_path / "a") as part:
+        part.mkdir()
+        (part / "weights").mkdir()
+        (part / "weights").write_bytes(b"")
+    assert error.value.filename == str(tmp_path / "a")
     expected = pytest.raises(TrainingError, match=r"a cannot be written \(full; .* MB are free\)")
     with expected, atomic_write(tmp_path / "a"):
         raise OSError("full")  # as a library may say it, without a number
