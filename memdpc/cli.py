@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from memdpc.base import config as configs
 from memdpc.base.config import JobConfig
 from memdpc.base.errors import ConfigError, MemdpcError, Stopped, printable
+from memdpc.base.files import output_folder
 from memdpc.base.plugins import load_plugins
 
 logger = logging.getLogger("memdpc")
@@ -107,9 +108,8 @@ def write_datasets(config: configs.ShapesConfig) -> None:
     from memdpc.data.mishaps import write_mishaps
     from memdpc.data.shapes import write_shapes
 
-    if not config.out:
-        raise ConfigError("no out: name the dataset's folder")
-    out = write_shapes(config.out, config.videos_per_class, config.seed, config.num_workers)
+    out = output_folder(config.out, "shapes.json")
+    write_shapes(out, config.videos_per_class, config.seed, config.num_workers)
     mishaps = max(4, config.videos_per_class // 2)
     write_mishaps(out / "oops_dataset", mishaps, config.seed, config.num_workers)
 

@@ -9,6 +9,7 @@ the same; anything else is a `ConfigError` of one line.
 # A job may take more values in a field than the job that it extends:
 # pyright: reportIncompatibleVariableOverride=false
 
+import ast
 import difflib
 import json
 import os
@@ -301,7 +302,8 @@ class FeaturesConfig(JobConfig):
     root: str = ""  # the dataset's folder
     out: str = ""  # the folder for the results
     split: Split = 1  # which of the dataset's splits
-    readout: Literal["mean", "std"] = "mean"  # of a clip: over its blocks
+    # of a clip: over its blocks, or the aggregators' last state
+    readout: Literal["mean", "std", "context"] = "mean"
     clips_per_video: Annotated[int, Range(1, 1000)] = 1  # uniform clips, averaged
     # every n-th frame; None: as the checkpoint's run, else 3
     frame_stride: Annotated[int | None, Range(1, 1000)] = None
@@ -322,8 +324,6 @@ class FeaturesConfig(JobConfig):
 class RetrieveConfig(FeaturesConfig):
     """Nearest neighbours of test videos among training videos (R@k), its baselines beside it."""
 
-    # of a clip: over its blocks, or the aggregators' last state
-    readout: Literal["mean", "std", "context"] = "mean"
     centre: bool = True  # take the training videos' mean off before the cosine
     # how many neighbours are looked at
     k: Annotated[tuple[int, ...], Range(1, 10**6)] = (1, 5, 10, 20, 50)
@@ -628,16 +628,43 @@ def find_preset(presets: Mapping[str, Job], name: str) -> Job:
 def notebook_parameters(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a run notebook, called with its `globals()` after the parameters cell.
 
-    They are the plain values among its variables. What papermill injected under a wrong name is
-    among them, so that `config_from` can refuse it; papermill itself only warns.
+    They are what two cells set: the notebook's own, whose first line is `# Parameters: ...`, and
+    papermill's behind it, `# Parameters`. A wrong name is among them, so that `config_from` can
+    refuse it; papermill itself only warns. No other variable is, whatever ran in the kernel before:
+    IPython keeps the source of every cell that ran, in `In`. Without IPython nothing ran before,
+    and all plain values count.
     """
+    sources = _parameter_cells(variables.get("In", []))
+    if sources:
+        names = [name for source in sources for name in _assigned(source)]
+        return {name: variables[name] for name in names if name in variables}
     plain = (NoneType, bool, int, float, str, list, tuple)
-    ipython = ("In", "Out")
     return {
         name: value
         for name, value in variables.items()
-        if isinstance(value, plain) and not name.startswith("_") and name not in ipython
+        if isinstance(value, plain) and not name.startswith("_") and name not in ("In", "Out")
     }
+
+
+def _parameter_cells(history: Sequence[str]) -> list[str]:
+    """The source of the notebook's parameters cell as it ran last, and of papermill's after it."""
+    found = []
+    for source in reversed(history):
+        title, colon, _ = source.partition("\n")[0].partition(":")
+        if title.strip() == "# Parameters":
+            found.append(source)
+            if colon:  # the notebook's own
+                return found[::-1]
+    return []
+
+
+def _assigned(source: str) -> list[str]:
+    """The names of the variables that a cell sets, in order."""
+    return [
+        node.id
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    ]
 
 
 # ---- a run's config.json

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,44 @@ def fsync_path(path: str | os.PathLike) -> None:
         os.close(handle)
 
 
+def output_folder(out: str | os.PathLike, *files: str) -> Path:
+    """The folder `out`, where each of `files` could be written now; nothing is left behind.
+
+    Every job asks before it begins to work. Raises `ConfigError` where no `out` is given, and an
+    `OSError` that names what is in the way: a file, a link to nowhere, a place that is read-only.
+    """
+    if not os.fspath(out):
+        raise ConfigError("no out: name the folder to write to")
+    for file in files:
+        path = Path(out, file)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        place = path.parent
+        while not os.path.lexists(place):
+            place = place.parent
+        try:
+            tempfile.TemporaryFile(dir=place).close()
+        except OSError as error:
+            error.filename = str(place)
+            raise
+    return Path(out)
+
+
+def append_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Append to a file in one write, never through a link; an `OSError` names the file."""
+    try:
+        with open(path, "ab", opener=_open_itself) as out:
+            out.write(data)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none
+        raise
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """What `open` does, but for a link: that is an error."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def write_failure(path: str | os.PathLike, error: BaseException) -> str:
     """One line for `path` that cannot be written: the reason, and how much space is left."""
     reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
@@ -61,28 +100,47 @@ def write_failure(path: str | os.PathLike, error: BaseException) -> str:
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """`with atomic_write(path) as part:` write `part`, a file or a folder; it becomes `path`.
 
-    Whenever the process is killed, `path` is the old one or the new one, never half of it. After an
-    error the old one is still there. The error names `path`: an `OSError`, or a `TrainingError`
-    where the disk is full and the library that wrote says so without an error number.
+    Whenever the process is killed, the file `path` is the old one or the new one, never half of it;
+    an old folder is gone for a moment before the new one is there. After an error the old one is
+    still there. The error names `path`: an `OSError`, or a `TrainingError` where the disk is full
+    and the library that wrote says so without an error number.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: two processes may write one file, and nobody can have placed a link there.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    # A folder of this write's own: two processes may write one file, and nobody else can have
+    # placed a link where `part` will be.
+    bench = path.with_name(f".{secrets.token_hex(8)}{PART}")
+    part = bench / path.name
     try:
+        bench.mkdir(mode=0o700)
         yield part
         if part.is_dir():
             for inner in part.iterdir():
                 fsync_path(inner)
         fsync_path(part)
-        os.replace(part, path)
+        _move_to(path, part)
         fsync_path(path.parent)
-    except BaseException as error:
-        _remove(part)
-        if isinstance(error, OSError) and error.filename in (None, str(part)):
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(bench)):
             if not error.errno:
                 raise TrainingError(write_failure(path, error)) from error
             error.filename = str(path)
+        raise
+    finally:
+        remove(bench)
+
+
+def _move_to(path: Path, part: Path) -> None:
+    """Give `part` the name `path`; an old folder, which no rename replaces, is moved away first."""
+    if not (part.is_dir() and path.is_dir()):
+        os.replace(part, path)
+        return
+    old = part.with_name(f"{part.name}.old")
+    os.replace(path, old)
+    try:
+        os.replace(part, path)
+    except OSError:
+        os.replace(old, path)
         raise
 
 
@@ -100,10 +158,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def clear_parts(folder: Path) -> None:
     """Remove what killed processes left half-written; only for the holder of the folder's lock."""
     for part in folder.glob(f".*{PART}"):
-        _remove(part)
+        remove(part)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder; nothing where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

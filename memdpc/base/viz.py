@@ -1,6 +1,7 @@
 """The pictures that every lesson uses: filmstrips, heat maps, curves."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -8,6 +9,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from memdpc.base.files import atomic_write
 
 STYLE: dict[Any, Any] = {
     "figure.dpi": 90,
@@ -48,6 +51,13 @@ def as_text(name: object) -> str:
     A `$` begins no formula, and bytes that are not UTF-8 are shown as `\udcff`.
     """
     return str(name).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, and close it."""
+    with atomic_write(path) as part:
+        figure.savefig(part, format="png")
+    plt.close(figure)
 
 
 def filmstrip(

@@ -21,7 +21,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from memdpc.base.errors import VideoError, printable
-from memdpc.base.files import cache_folder, stamp, turn
+from memdpc.base.files import append_bytes, cache_folder, stamp, turn
 from memdpc.data._decoding import check_readable
 from memdpc.data._entries import parse_entry
 from memdpc.data.guard import Entry, run_guarded
@@ -125,8 +125,7 @@ class Index:
             return
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.file, "ab", buffering=0) as out:
-                out.write(b"\n" + name + b"\t" + text)
+            append_bytes(self.file, b"\n" + name + b"\t" + text)
         except OSError as error:
             self._writable = False
             logger.warning("the index is not kept: %s", printable(error))

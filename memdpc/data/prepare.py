@@ -47,7 +47,15 @@ from tqdm import tqdm
 
 from memdpc.base.config import PrepareConfig
 from memdpc.base.errors import ConfigError, DatasetError, VideoError, printable
-from memdpc.base.files import hold_folder, read_json, stamp, write_bytes, write_json
+from memdpc.base.files import (
+    hold_folder,
+    output_folder,
+    read_json,
+    remove,
+    stamp,
+    write_bytes,
+    write_json,
+)
 from memdpc.data._decoding import check_readable
 from memdpc.data.clips import Clips
 from memdpc.data.guard import Entry, run_guarded
@@ -305,8 +313,6 @@ def _dataset_videos(
 
 def _check_folders(config: PrepareConfig) -> tuple[Path, Path]:
     """(root, out) of a config; raises `ConfigError` where the copy has no folder of its own."""
-    if not config.out:
-        raise ConfigError("no out: name the copy's folder")
     root = Path(config.root)
     out = Path(config.out)
     source = root.resolve()
@@ -346,11 +352,13 @@ def _workbench(
     elif set(there) - {BENCH}:
         begun = "is not empty, and holds no copy that prepare began; name a new folder"
         raise ConfigError(f"{out}: {begun}")
+    if bench.is_symlink():
+        raise ConfigError(f"{bench}: a link, whose files would be removed; remove the link")
     lock = hold_folder(bench)
     try:
         for left in bench.iterdir():
             if str(left) != lock.lock_file:
-                left.unlink()
+                remove(left)
         if SETTINGS not in there:
             write_json(bench / SETTINGS, settings)
             os.replace(bench / SETTINGS, out / SETTINGS)
@@ -602,6 +610,7 @@ def prepare(config: PrepareConfig) -> Prepared:
     Raises `ConfigError`, `DatasetError`, and `OSError` from the disk. Killed at any moment and
     called again, it ends with the same files.
     """
+    output_folder(config.out, SETTINGS)
     videos, missing = _dataset_videos(config.dataset, config.root)
     root, out = _check_folders(config)
     files = annotation_files(config.dataset, root)

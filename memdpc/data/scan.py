@@ -29,7 +29,7 @@ from typing import Any
 
 from memdpc.base.config import ScanConfig
 from memdpc.base.errors import DatasetError, printable
-from memdpc.base.files import write_bytes
+from memdpc.base.files import output_folder, write_bytes
 from memdpc.data.clips import is_short, span
 from memdpc.data.guard import Entry
 from memdpc.data.index import Index, examine
@@ -69,9 +69,9 @@ def scan(config: ScanConfig) -> "Report":
     again, it goes on where it was stopped. The table is written whole or not at all, and file names
     go into it as they are on the disk, byte for byte, UTF-8 or not.
     """
-    parts, refused = list_parts(config.dataset, config.root)
     table = _table_path(config)
-    table.parent.mkdir(parents=True, exist_ok=True)
+    output_folder(table.parent, table.name)
+    parts, refused = list_parts(config.dataset, config.root)
     index = examine(
         config.root,
         (entry.path for listing in parts.values() for entry in listing.listed),

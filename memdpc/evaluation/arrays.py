@@ -1,6 +1,7 @@
 """Features of a list of videos: arrays in memory, and the same as plain files."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from memdpc.base.errors import TrainingError
-from memdpc.base.files import write_failure
+from memdpc.base.files import atomic_write, write_bytes
 
 ARRAYS = (
     "blocks",
@@ -57,6 +58,13 @@ class Features:
         return Features(**{name: values[rows] for name, values in arrays.items()})
 
 
+def having_readout(
+    features: dict[str, tuple[Features, Features]], kind: str
+) -> dict[str, tuple[Features, Features]]:
+    """Those of `{name: (train, test)}` that have a readout of this kind: pixels have no context."""
+    return {name: pair for name, pair in features.items() if pair[0].readout(kind).shape[1]}
+
+
 def join_features(parts: Sequence[Features]) -> Features:
     """Several `Features`, one after the other."""
     names = [field.name for field in fields(Features)]
@@ -69,17 +77,20 @@ def save_features(folder: str | Path, features: Features, classes: Sequence[str]
     Raises `TrainingError` where they cannot be written: a full disk, perhaps.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = vars(features) | {"block_std": features.readout("std")}
-    try:
-        for name in ARRAYS:
-            np.save(folder / f"{name}.npy", arrays[name], allow_pickle=False)
-    except OSError as error:  # NumPy's own message names neither the file nor the reason
-        raise TrainingError(write_failure(folder, error)) from error
-    with open(folder / "index.csv", "w", **TEXT) as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows(_index_rows(features, classes))
+    for name in ARRAYS:
+        save_array(folder / f"{name}.npy", arrays[name])
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    table.writerows(_index_rows(features, classes))
+    write_bytes(folder / "index.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Write an array as .npy, whole or not at all; `TrainingError` where that fails."""
+    with atomic_write(path) as part, open(part, "wb") as file:
+        np.save(file, values, allow_pickle=False)
 
 
 def _index_rows(features: Features, classes: Sequence[str]) -> list[tuple]:

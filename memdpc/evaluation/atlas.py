@@ -15,10 +15,8 @@ __all__ = [
 
 # %% ../../nbs/evaluation/05_atlas.ipynb #a83fd4d7
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -47,8 +45,9 @@ from memdpc.evaluation.atlas_pictures import (
 )
 
 from ..base.config import AtlasConfig
-from ..base.files import atomic_write
+from ..base.files import output_folder
 from ..base.plugins import load_plugins
+from ..base.viz import save_figure
 from ..data.augment import normalize_clips
 from ..data.clips import Clips
 from ..method.loss import similarity
@@ -564,14 +563,6 @@ def _look_at_clip(model, shown, config, nearest):
 
 
 # %% ../../nbs/evaluation/05_atlas.ipynb #61f5d530
-def _save_pictures(folder, pictures):
-    "Write `{name: figure}` as PNG files, and close them."
-    for name, figure in pictures.items():
-        with atomic_write(folder / f"{name}.png") as aside:
-            figure.savefig(aside, format="png")
-        plt.close(figure)
-
-
 def atlas(config: AtlasConfig) -> dict:
     """What the memory of a network holds, by its training videos.
 
@@ -579,6 +570,7 @@ def atlas(config: AtlasConfig) -> dict:
     Raises `MemdpcError` for what a user can fix, such as a checkpoint that has no memory.
     """
     load_plugins(config.plugin)
+    out = output_folder(config.out, "metrics.json", "figures/slots.png")
     model, sizes = load_memory_model(config)
     shown = training_clips(config, model, **sizes)
     device = next(model.parameters()).device
@@ -592,10 +584,6 @@ def atlas(config: AtlasConfig) -> dict:
     for numbers, drawn in parts:
         results |= numbers
         pictures |= drawn
-    _save_pictures(Path(config.out) / "figures", pictures)
-    return write_results(
-        config,
-        "atlas",
-        results,
-        1 / len(shown.classes),
-    )
+    for name, figure in pictures.items():
+        save_figure(figure, out / "figures" / f"{name}.png")
+    return write_results(config, {"atlas": results}, 1 / len(shown.classes))

@@ -115,8 +115,6 @@ def some_clips(
 
 def load_memory_model(config: AtlasConfig) -> tuple[MemDPC, dict[str, int]]:
     """`(model, {size: value})` in eval mode; `MemdpcError` unless it has the slots asked for."""
-    if not config.out:
-        raise ConfigError("no out: name the folder for the results")
     model, sizes = sized_model(config)
     need_predictor(model, config.checkpoint)
     slots = getattr(model.predictor, "slots", None)

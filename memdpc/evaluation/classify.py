@@ -47,6 +47,7 @@ from memdpc.evaluation.checks import (
     warn_of_training,
 )
 from memdpc.evaluation.predictions import (
+    PREDICTIONS,
     labels_of,
     majority,
     measure_predictions,
@@ -70,6 +71,7 @@ from memdpc.training.run import (
 # %% ../../nbs/evaluation/02_classify.ipynb #e7a00cd7
 from ..base.config import ClassifyConfig
 from ..base.errors import ConfigError, DatasetError
+from ..base.files import output_folder
 from ..base.plugins import load_plugins
 from ..base.viz import use_style
 from ..data.augment import Augment, normalize_clips
@@ -85,7 +87,7 @@ from ..training.loop import steps_per_epoch
 from ..training.pretrain import log_videos, optimise_for
 
 # %% ../../nbs/evaluation/02_classify.ipynb #84c7b4ba
-from .arrays import Features
+from .arrays import Features, having_readout
 from .features import measured_clips, measured_features
 
 # %% ../../nbs/evaluation/02_classify.ipynb #fac44c46
@@ -515,6 +517,7 @@ def train_classifier(
     given = model is not None or videos is not None
     if found.finished and not given and not found.moved:
         return read_results(found.folder)
+    output_folder(config.out, *PREDICTIONS)
     if config.batch_size < 2:
         raise ConfigError("batch_size must be 2 or more: batch-norm compares the clips of a batch")
     model, sizes = sized_model(config, model)
@@ -578,14 +581,6 @@ def data_facts(labelled: VideoList, held_out: VideoList, test: VideoList) -> dic
 
 
 # %% ../../nbs/evaluation/02_classify.ipynb #53d08a66
-def write_all(config: ClassifyConfig, results: dict[str, Any], chance: float) -> dict[str, Any]:
-    """Add several results to `out/metrics.json`; returns what it then holds."""
-    known: dict[str, Any] = {}
-    for name, value in results.items():
-        known = write_results(config, name, value, chance)
-    return known
-
-
 def fit_probe(
     config: ClassifyConfig,
     own: bool = False,  # the network alone, without its baselines
@@ -594,6 +589,7 @@ def fit_probe(
 ) -> tuple[dict[str, float], dict[str, Any], float]:
     """`{name: accuracy}` of the probe (the network comes first), facts, and chance."""
     features, clips = measured_features(config, model=model, videos=videos)
+    features = having_readout(features, config.readout)
     if own:
         features = dict(list(features.items())[:1])
     first, test = next(iter(features.values()))
@@ -620,8 +616,9 @@ def fit_probe(
 
 def run_probe(config: ClassifyConfig, **objects: Any) -> dict[str, Any]:
     """The probe's accuracies as `probe`, and facts, which metrics.json keeps as `probe_facts`."""
+    output_folder(config.out, "metrics.json", "features/origin.json")
     found, facts, chance = fit_probe(config, **objects)
-    return write_all(config, {"probe": found, "probe_facts": facts}, chance) | facts
+    return write_results(config, {"probe": found, "probe_facts": facts}, chance) | facts
 
 
 # %% ../../nbs/evaluation/02_classify.ipynb #f0c1a5e3
@@ -654,7 +651,8 @@ def run_test(
     if config.checkpoint in ("", "random"):
         kinds = "the run, the checkpoint or the released file of a classifier"
         raise ConfigError(f"no checkpoint: name {kinds}")
-    if Path(config.out, "checkpoints").is_dir():
+    out = output_folder(config.out, "metrics.json", *PREDICTIONS)
+    if (out / "checkpoints").is_dir():
         raise ConfigError(f"{config.out}: holds a run; choose another out")
     if videos is None:
         source = (config.dataset, config.root, config.split, "test")
@@ -667,14 +665,13 @@ def run_test(
     if isinstance(classifier, ActionClassifier):
         names = ("num_blocks", "block_len", "img_size")
         sizes = {name: classifier.sizes[name] for name in names}
-    Path(config.out).mkdir(parents=True, exist_ok=True)
     clips = Clips(test, starts=Every(), **sizes | given | strides(config))
     with watched_workers():
         on_device = classifier.to(accelerator.device)
         tested = test_classifier(config, accelerator, on_device, clips)
     names = ("mode", "checkpoint", "split", "crops")
     facts = {name: getattr(config, name) for name in names}
-    return write_all(config, facts | tested, tested["chance"])
+    return write_results(config, facts | tested, tested["chance"])
 
 
 # %% ../../nbs/evaluation/02_classify.ipynb #35ac6deb
@@ -690,6 +687,7 @@ def over_splits(
     job: Callable[[ClassifyConfig], dict[str, Any]],
 ) -> dict[str, Any]:
     """`job` on each of the dataset's splits, in `out/split-N`; the mean, and all as `splits`."""
+    output_folder(config.out, "metrics.json")
     count = number_of_splits(config.dataset)
     if count == 1:
         raise ConfigError(f"all_splits: {config.dataset} has one split only")
@@ -708,7 +706,7 @@ def over_splits(
         found = job(replace(config, all_splits=False, split=split, out=out))
         splits.append({name: found[name] for name in names if name in found})
     results = {"mode": config.mode} | mean_of(splits) | {"splits": splits}
-    return write_all(config, results, found["chance"])
+    return write_results(config, results, found["chance"])
 
 
 # %% ../../nbs/evaluation/02_classify.ipynb #6f4c80e9
@@ -726,8 +724,7 @@ def classify(
     and `seconds`. Raises `Stopped` and `MemdpcError` as `pretrain` does.
     """
     load_plugins(config.plugin)
-    if not config.out:
-        raise ConfigError("no out: name the folder for the results")
+    output_folder(config.out)
     refuse_unused_fields(config)
     accelerator = None
     if config.mode != "probe":

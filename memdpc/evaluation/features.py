@@ -18,7 +18,7 @@ from torch import nn
 from memdpc.evaluation.arrays import (
     Features,
     join_features,
-    load_features,
+    save_array,
 )
 
 # %% ../../nbs/evaluation/01_features.ipynb #da955478
@@ -39,12 +39,12 @@ from memdpc.evaluation.shards import (
     cut_into_shards,
     fingerprint,
     keep_features,
-    known_sources,
+    load_kept,
 )
 
 from ..base.config import FeaturesConfig
-from ..base.errors import ConfigError, DatasetError
-from ..base.files import atomic_write
+from ..base.errors import DatasetError
+from ..base.files import output_folder
 from ..base.plugins import load_plugins
 from ..data.augment import normalize_clips
 from ..data.clips import Clips, Even
@@ -252,16 +252,12 @@ def measured_features(
         return network_and_baselines(model, clips["train"], config, accelerator.device)
 
     keep_features(store, extractors, accelerator)
-    kept = {}
-    for name in known_sources(store.folder, store.made_from):
-        train, test = (load_features(store.folder / name / subset) for subset in clips)
-        kept[name] = (train, test)
+    kept = {name: (parts["train"], parts["test"]) for name, parts in load_kept(store).items()}
     return kept, clips
 
 
 def _prepare(config, model):
-    if not config.out:
-        raise ConfigError("no out: name the folder for the results")
+    output_folder(config.out)
     accelerator = make_accelerator(config.device, num_workers=config.num_workers)
     return accelerator, *sized_model(config, model)
 
@@ -296,8 +292,8 @@ def write_features(
     the number of videos, blocks and features of each part. Raises `MemdpcError`.
     """
     load_plugins(config.plugin)
+    out = output_folder(config.out, "origin.json", "train/index.csv", "test/index.csv")
     accelerator, model, sizes = _prepare(config, model)
-    out = Path(config.out)
     names = subsets_of(config)
     clips = {name: clips_of(config, name, model.block_len, **sizes) for name in names}
     model.to(accelerator.device)
@@ -308,13 +304,8 @@ def write_features(
         accelerator,
     )
     written = {}
-    for name in names:
-        features = load_features(out / name)
+    for name, features in load_kept(store)[""].items():
         if accelerator.is_main_process:
-            with (
-                atomic_write(out / name / "vectors.npy") as part,
-                open(part, "wb") as file,
-            ):
-                np.save(file, features.readout(config.readout))
+            save_array(out / name / "vectors.npy", features.readout(config.readout))
         written[name] = dict(zip(("videos", "blocks", "features"), features.blocks.shape))
     return written

@@ -33,13 +33,14 @@ from memdpc.evaluation.oops_windows import (
 )
 
 from ..base.config import OopsConfig
-from ..base.errors import ConfigError, DatasetError
+from ..base.errors import DatasetError
+from ..base.files import output_folder
 from ..base.plugins import load_plugins
 from ..data.augment import normalize_clips
 from ..method.kinds import OOPS, need_predictor
 from ..method.model import MemDPC, Pretrained
 from ..training.processes import make_accelerator, make_loader, watched_workers
-from ..training.run import write_results
+from ..training.run import network_folder, write_network, write_results
 from .checkpoints import load_model, sized_model
 from .oops_finetune import finetune, finetuning_run
 from .oops_labels import CLASSES, annotated_videos, fourth_annotator_times
@@ -582,12 +583,11 @@ def _finetuned_row(config, accelerator, classifier, parts, times, sizes):
 # %% ../../nbs/evaluation/04_oops.ipynb #24a90c2c
 def _write_oops(config, rows, counts, classifier):
     "Write the classifier, and the table, balanced accuracies and counts to `out/metrics.json`."
-    classifier.cpu().eval().save_pretrained(Path(config.out, "classifier"))
+    write_network(Path(config.out, "classifier"), classifier.cpu().eval())
     about = counts | {"reading": config.reading, "mode": config.mode}
     balanced = {row["name"]: row["balanced_accuracy"] for row in rows}
-    write_results(config, "oops", rows, 1 / 3)
-    write_results(config, "oops_videos", about, 1 / 3)
-    return write_results(config, "oops_balanced", balanced, 1 / 3)
+    results = {"oops": rows, "oops_videos": about, "oops_balanced": balanced}
+    return write_results(config, results, 1 / 3)
 
 
 # %% ../../nbs/evaluation/04_oops.ipynb #d16870ae
@@ -598,8 +598,7 @@ def oops(config: OopsConfig) -> dict:
     `MemdpcError` for what a user can fix.
     """
     load_plugins(config.plugin)
-    if not config.out:
-        raise ConfigError("no out: name the folder for the results")
+    network_folder(output_folder(config.out, "metrics.json") / "classifier")
     accelerator = make_accelerator(config.device, num_workers=config.num_workers)
     device = accelerator.device
     model, sizes = sized_model(config)

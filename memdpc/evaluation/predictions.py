@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import (
@@ -18,9 +17,11 @@ from sklearn.metrics import (
 
 from memdpc.base.errors import printable
 from memdpc.base.files import write_bytes
-from memdpc.base.viz import as_text, heatmap
+from memdpc.base.viz import as_text, heatmap, save_figure
 from memdpc.data.videos import VideoList
+from memdpc.evaluation.arrays import save_array
 
+PREDICTIONS = ("predictions.csv", "probabilities.npy", "figures/confusion.png")
 COLUMNS = (
     "video",
     "class",
@@ -123,13 +124,10 @@ def save_predictions(folder: Path, videos: VideoList, probabilities: np.ndarray)
     table.writerow(COLUMNS)
     table.writerows(_prediction_rows(videos, predicted, probabilities))
     write_bytes(folder / "predictions.csv", text.getvalue().encode())
-    np.save(folder / "probabilities.npy", probabilities, allow_pickle=False)
-    (folder / "figures").mkdir(exist_ok=True)
+    save_array(folder / "probabilities.npy", probabilities)
     numbers = np.arange(len(videos.classes))
     matrix = confusion_matrix(labels_of(videos), predicted, labels=numbers)
-    figure = plot_confusion(matrix, videos.classes)
-    figure.savefig(folder / "figures" / "confusion.png")
-    plt.close(figure)
+    save_figure(plot_confusion(matrix, videos.classes), folder / "figures" / "confusion.png")
 
 
 def _prediction_rows(

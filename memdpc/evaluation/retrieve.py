@@ -29,13 +29,13 @@ from matplotlib.figure import Figure
 
 from ..base.config import RetrieveConfig
 from ..base.errors import ConfigError, DatasetError, TrainingError
-from ..base.files import atomic_write
-from ..base.viz import as_text, use_style
+from ..base.files import output_folder
+from ..base.viz import as_text, save_figure, use_style
 from ..data.clips import Clips
 from ..data.videos import VideoList
 from ..method.model import MemDPC
 from ..training.run import read_results, write_results
-from .arrays import Features
+from .arrays import Features, having_readout
 from .classify import probe_accuracy
 from .features import measured_features
 
@@ -356,6 +356,7 @@ def evenly_spaced(test: Features, count: int = 6) -> np.ndarray:
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #2ef198f0
 logger = logging.getLogger(__name__)
+WRITTEN = ("metrics.json", "features/origin.json", "figures/retrieved.png")
 
 
 def allowed_k(config: RetrieveConfig, gallery: int) -> list[int]:
@@ -410,10 +411,7 @@ def draw_retrieved(
     )
     title = f"Queries (left) and their nearest: {name}, readout {config.readout}"
     figure = plot_retrieved(*found, title)
-    path = Path(config.out) / "figures" / "retrieved.png"
-    with atomic_write(path) as part:
-        figure.savefig(part, format="png")
-    plt.close(figure)
+    save_figure(figure, Path(config.out) / "figures" / "retrieved.png")
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #37d7bacd
@@ -423,11 +421,7 @@ def write_retrieval(
 ) -> dict[str, Any]:
     """R@k by the config's protocol, and chance, into `out/metrics.json`; see `retrieve`."""
     readout = config.readout
-    pairs = {}
-    for name, pair in features.items():
-        vectors = pair[0].readout(readout)
-        if vectors.shape[1]:  # pixels have no context
-            pairs[name] = pair
+    pairs = having_readout(features, readout)
     train, test = next(iter(pairs.values()))
     allowed = allowed_k(config, len(train.labels))
     k = sorted({1, *allowed})
@@ -450,9 +444,8 @@ def write_retrieval(
         "centre": config.centre,
         "clips_per_video": config.clips_per_video,
     }
-    write_results(config, "retrieval", table, chance)
-    write_results(config, "retrieval_protocol", protocol, chance)
-    return write_results(config, "retrieval_r1", r1, chance)
+    results = {"retrieval": table, "retrieval_protocol": protocol, "retrieval_r1": r1}
+    return write_results(config, results, chance)
 
 
 # %% ../../nbs/evaluation/03_retrieve.ipynb #a4edb67b
@@ -467,6 +460,7 @@ def retrieve(
     `retrieval`: `{name: {'R@1': share, ...}}`, `chance` among the names; `retrieval_r1`: R@1
     alone; `retrieval_protocol`: the choices made. Raises `MemdpcError` for what a user can fix.
     """
+    output_folder(config.out, *WRITTEN)
     features, clips = finite_features(config, [config.readout], model=model, videos=videos)
     metrics = write_retrieval(config, features)
     draw_retrieved(config, features, clips)
@@ -487,6 +481,7 @@ def compare_representations(
     """
     if config.readout == "context":
         raise ConfigError("readout of a comparison must be mean or std, got context")
+    output_folder(config.out, *WRITTEN)
     features, _ = finite_features(config, ("mean", "std"), model=model, videos=videos)
     rows = []
     for name, (train, test) in features.items():
@@ -502,13 +497,8 @@ def compare_representations(
             rows.append(row)
     chance = write_retrieval(config, features)["chance"]
     own = [row for row in rows if row["readout"] == config.readout]
-    write_results(
-        config,
-        "probe",
-        {row["features"]: row["probe"] for row in own},
-        chance,
-    )
-    write_results(config, "comparison", rows, chance)
+    probe = {row["features"]: row["probe"] for row in own}
+    write_results(config, {"probe": probe, "comparison": rows}, chance)
     return rows
 
 

@@ -353,6 +353,22 @@ class Store:
         shutil.rmtree(self.shards)
 
 
+def load_kept(store: Store) -> dict[str, dict[str, Features]]:
+    """`{source: {subset: Features}}` of a store's complete folder.
+
+    Raises `ConfigError` where another job has begun to put other features there meanwhile.
+    """
+    sources = known_sources(store.folder, store.made_from) or ()
+    loaded = {}
+    for source in sources:
+        parts = {name: load_features(store.folder / source / name) for name in store.clips}
+        loaded[source] = parts
+    if not sources or known_sources(store.folder, store.made_from) != sources:
+        reason = "another job writes other features here: name another out"
+        raise ConfigError(f"{store.folder}: {reason}")
+    return loaded
+
+
 def keep_features(
     store: Store,
     make_extractors: Callable[[], dict[str, Extractor]],

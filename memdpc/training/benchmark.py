@@ -31,7 +31,7 @@ import torch
 from memdpc import __version__
 from memdpc.base.config import BenchmarkConfig, save_config
 from memdpc.base.errors import ConfigError
-from memdpc.base.files import atomic_write, write_json
+from memdpc.base.files import atomic_write, output_folder
 from memdpc.base.plugins import load_plugins
 from memdpc.data.augment import Augment
 from memdpc.data.clips import Clips
@@ -41,7 +41,7 @@ from memdpc.method.model import MemDPC
 from memdpc.training.loop import optimise
 from memdpc.training.pretrain import pretrain_step
 from memdpc.training.processes import cores, make_accelerator, make_loader
-from memdpc.training.run import read_results
+from memdpc.training.run import add_results, read_results
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,16 @@ def benchmark(config: BenchmarkConfig) -> Benchmark:
     no frames.
     """
     load_plugins(config.plugin)
-    out = _checked_folder(config)
+    _checked_folder(config)
+    found = _measure(config)
+    out = _checked_folder(config)  # another job may have come meanwhile
+    with atomic_write(out / "config.json") as part:
+        save_config(config, part)
+    add_results(out, asdict(found) | {"readers_needed": found.readers_needed}, main=True)
+    return found
+
+
+def _measure(config: BenchmarkConfig) -> Benchmark:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(config.video or make_video(Path(folder) / "made.avi"))
         clips = clips_of(config, path)
@@ -111,17 +120,11 @@ def benchmark(config: BenchmarkConfig) -> Benchmark:
         }
         logger.info("training step of %s", config.encoder)
         step = time_step(config)
-        found = Benchmark(per_core, functions, readers, step, facts_of(path))
-    with atomic_write(out / "config.json") as part:
-        save_config(config, part)
-    write_json(out / "metrics.json", asdict(found) | {"readers_needed": found.readers_needed})
-    return found
+        return Benchmark(per_core, functions, readers, step, facts_of(path))
 
 
 def _checked_folder(config: BenchmarkConfig) -> Path:
-    if not config.out:
-        raise ConfigError("no out: name the folder for the results")
-    out = Path(config.out)
+    out = output_folder(config.out, "config.json", "metrics.json")
     used = (out / "config.json").exists() or (out / "metrics.json").exists()
     if used and "readers_needed" not in read_results(out):
         raise ConfigError(f"{out}: holds results of another job; choose another out")

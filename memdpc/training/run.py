@@ -41,12 +41,15 @@ from memdpc.base.config import save_config
 from memdpc.base.errors import CheckpointError, ConfigError, TrainingError
 from memdpc.base.files import (
     PART,
+    append_bytes,
     atomic_write,
     checkpoints_in,
     clear_parts,
     fsync_path,
     hold_folder,
+    output_folder,
     step_of,
+    turn,
     write_bytes,
     write_failure,
     write_json,
@@ -87,9 +90,7 @@ class Run:
         processes: int = 1,
         videos: Mapping[str, VideoList] | None = None,
     ) -> None:
-        if not str(out):
-            raise ConfigError("no out: name the run's folder")
-        self.folder = Path(out)
+        self.folder = output_folder(out)
         self.checkpoints = self.folder / "checkpoints"
         self.main = main
         self.keep_all: bool = getattr(config, "keep_checkpoints", False)
@@ -105,6 +106,8 @@ class Run:
         self.moved = False  # whether the dataset lies elsewhere than at the start
         self.notes: list[str] = []  # what is no longer as it was, a line each
         self.longer = bool(config.resume and self.complete and self._changes(config).longer)
+        if not self.finished:
+            output_folder(out, "config.json", "metrics.json", "metrics.csv", "checkpoints/step")
         writes = main and not self.finished
         self.lock: BaseFileLock | None = hold_folder(self.folder) if writes else None
         if self.checkpoint() or self.complete:
@@ -237,13 +240,7 @@ def log_metrics(
     writer = csv.writer(rows, lineterminator="\n")
     for name, value in values.items():
         writer.writerow((step, epoch, split, name, repr(float(value))))
-    file = run.folder / "metrics.csv"
-    try:
-        with open(file, "a", encoding="utf-8") as out:
-            out.write(rows.getvalue())
-    except OSError as error:
-        error.filename = str(file)  # a full disk names none
-        raise
+    append_bytes(run.folder / "metrics.csv", rows.getvalue().encode())
 
 
 def _cut_metrics(run: Run, step: int) -> None:
@@ -326,11 +323,14 @@ def add_results(
 ) -> dict[str, Any]:
     """Add `results` to a folder's metrics.json, beside what was measured there before.
 
-    Returns all that it holds. Only the `main` process writes.
+    Returns all that it holds. Only the `main` process writes; jobs that end at once take turns.
     """
-    known = read_results(folder) | dict(results)
-    if main:
-        write_json(Path(folder) / "metrics.json", known)
+    folder = Path(folder)
+    if not main:
+        return read_results(folder) | dict(results)
+    with turn(folder / ".metrics.json"):
+        known = read_results(folder) | dict(results)
+        write_json(folder / "metrics.json", known)
     return known
 
 
@@ -341,10 +341,32 @@ def finish(run: Run, values: Mapping[str, float], **facts: Any) -> dict[str, Any
     return results
 
 
-def write_results(config: Any, name: str, result: Any, chance: float) -> dict[str, Any]:
-    """Add `{name: result}` and chance to `out/metrics.json`; returns all that it holds."""
+NETWORK_FILES = {"config.json", "model.safetensors", "README.md"}  # of `save_pretrained`
+
+
+def network_folder(folder: Path) -> None:
+    """`ConfigError` or `OSError` where `write_network` could not or must not write `folder`."""
+    output_folder(folder, "model.safetensors")
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - NETWORK_FILES:
+        raise ConfigError(f"{folder}: holds more than a network; choose another out")
+
+
+def write_network(folder: Path, model: Any) -> None:
+    """Write a model as `save_pretrained` does, whole or not at all, in place of an earlier one.
+
+    Raises `TrainingError` where that fails.
+    """
+    try:
+        with atomic_write(folder) as part:
+            model.save_pretrained(part)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise TrainingError(write_failure(folder, error)) from error
+
+
+def write_results(config: Any, results: Mapping[str, Any], chance: float) -> dict[str, Any]:
+    """Add results and chance to `out/metrics.json`, in one step; returns all that it holds."""
     main = int(os.environ.get("RANK", 0)) == 0
-    return add_results(config.out, {name: result, "chance": chance} | VERSIONS, main)
+    return add_results(config.out, {**results, "chance": chance, **VERSIONS}, main)
 
 
 __all__ = ["Run", "read_metrics", "read_results"]

@@ -207,6 +207,45 @@ def test_a_notebooks_parameters():
     assert text == "'epoch' is not a parameter of this job: did you mean epochs?"
 
 
+OWN = "# Parameters: change them\npreset = 'demo'\nepochs = None\n"
+
+
+def cell(source, variables, history):
+    """Run a cell as IPython does; its source is in `In` before it runs."""
+    history.append(source)
+    exec(source, variables)
+
+
+def test_a_notebooks_parameters_are_what_its_cells_set():
+    """2026-11: in the second round in a kernel, variables of later cells were parameters."""
+    history = [""]
+    variables = {"In": history, "mine": 3, "lr": "of a cell before"}
+    for value in (None, 5):
+        cell(OWN.replace("None", str(value)), variables, history)
+        cell("trial, row = 1, 'x'\nfor seed in range(3): pass", variables, history)
+        assert notebook_parameters(variables) == {"preset": "demo", "epochs": value}
+
+
+def test_papermills_cell_is_read_and_a_later_one_of_the_notebook_wins():
+    history = [""]
+    variables = {"In": history}
+    cell(OWN, variables, history)
+    cell("# Parameters\nepochs = 2\n_typo = 3\n", variables, history)
+    found = notebook_parameters(variables)
+    assert found == {"preset": "demo", "epochs": 2, "_typo": 3}
+    assert "'_typo' is not a parameter" in complaint(config_from, PRETRAIN_PRESETS, found)
+    cell(OWN + "root = Path('x')", variables | {"Path": Path}, history)
+    variables["root"] = Path("x")
+    found = notebook_parameters(variables)
+    assert "_typo" not in found
+    assert found["root"] == Path("x")
+
+
+def test_a_notebook_without_the_first_line_goes_by_its_variables():
+    variables = {"In": ["", "epochs = 2"], "epochs": 2, "Path": Path}
+    assert notebook_parameters(variables) == {"epochs": 2}
+
+
 def test_a_notebooks_config_is_its_preset_changed():
     given = {"preset": "demo", "epochs": "2", "bidirectional": "false", "milestones": "[1, 2]"}
     config = config_from(PRETRAIN_PRESETS, given | {"lr": None})

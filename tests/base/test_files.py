@@ -14,10 +14,12 @@ import pytest
 from memdpc.base import files
 from memdpc.base.errors import ConfigError, DatasetError, TrainingError
 from memdpc.base.files import (
+    append_bytes,
     atomic_write,
     cache_folder,
     clear_parts,
     hold_folder,
+    output_folder,
     read_json,
     read_lines,
     read_plain,
@@ -74,6 +76,33 @@ def test_a_folder_is_written_whole(tmp_path):
     assert (tmp_path / "step" / "weights").stat().st_size == 1000
 
 
+def test_a_folder_takes_the_place_of_an_earlier_one(tmp_path):
+    """2026-11: a classifier was written file by file over the one of the run before."""
+    for name in ("first", "second"):
+        with atomic_write(tmp_path / "net") as part:
+            part.mkdir()
+            (part / name).write_bytes(b"w")
+    assert names(tmp_path) == ["net"]
+    assert names(tmp_path / "net") == ["second"]
+    with pytest.raises(ValueError), atomic_write(tmp_path / "net") as part:
+        part.mkdir()
+        raise ValueError
+    assert names(tmp_path / "net") == ["second"]
+
+
+def test_a_part_lies_in_a_folder_that_was_made_for_it(tmp_path):
+    """2026-11: `.metrics.json.part` could be a link that somebody had placed.
+
+    A folder is made or it is an error: no name in it can have been taken.
+    """
+    name = "n" * 255  # as long as a name may be
+    with atomic_write(tmp_path / name) as part:
+        assert not list(part.parent.iterdir())
+        assert part.parent.parent == tmp_path
+        part.write_bytes(b"new")
+    assert names(tmp_path) == [name]
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
 def test_an_error_leaves_the_old_file(tmp_path, kind):
     write_bytes(tmp_path / "a", b"old")
@@ -88,6 +117,11 @@ def test_an_error_without_a_name_gets_the_files(tmp_path):
     """2026-11: "No space left on device", without a word on which file and which device."""
     with pytest.raises(OSError) as error, atomic_write(tmp_path / "a"):
         raise OSError(28, "No space left on device")
+    assert error.value.filename == str(tmp_path / "a")
+    with pytest.raises(OSError) as error, atomic_write(tmp_path / "a") as part:
+        part.mkdir()
+        (part / "weights").mkdir()
+        (part / "weights").write_bytes(b"")
     assert error.value.filename == str(tmp_path / "a")
     expected = pytest.raises(TrainingError, match=r"a cannot be written \(full; .* MB are free\)")
     with expected, atomic_write(tmp_path / "a"):
@@ -159,6 +193,53 @@ def test_parts_are_cleared_and_nothing_else(tmp_path):
     (tmp_path / f"mine{part}").write_bytes(b"not hidden, so not ours")
     clear_parts(tmp_path)
     assert names(tmp_path) == [f"mine{part}"]
+
+
+# ---- where a job writes
+
+
+def test_the_folder_of_a_job_is_tried_and_nothing_is_left(tmp_path):
+    out = tmp_path / "new" / "out"
+    assert output_folder(str(out), "metrics.json", "figures/a.png") == out
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "metrics.json").write_text("{}")
+    output_folder(tmp_path / "old", "metrics.json")
+    assert names(tmp_path) == ["old"]
+    assert names(tmp_path / "old") == ["metrics.json"]
+    with pytest.raises(ConfigError, match="no out"):
+        output_folder("", "metrics.json")
+
+
+def test_what_is_in_the_way_is_named(tmp_path):
+    """2026-11: `oops` worked for an hour, and then could not write its results."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "metrics.json").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    cases = [("file", "a", "file"), ("file/deeper", "a", "file"), ("link", "a", "link")]
+    cases += [(".", "metrics.json", "metrics.json"), (".", "file/a.png", "file")]
+    for out, file, culprit in cases:
+        with pytest.raises(OSError) as error:
+            output_folder(tmp_path / out, file)
+        assert error.value.filename == str(tmp_path / culprit)
+
+
+@not_root
+def test_a_place_that_is_read_only_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError) as error:
+        output_folder(tmp_path / "new", "metrics.json")
+    assert error.value.filename == str(tmp_path)
+
+
+@posix
+def test_nothing_is_appended_through_a_link(tmp_path):
+    append_bytes(tmp_path / "rows", b"one\n")
+    append_bytes(tmp_path / "rows", b"two\n")
+    (tmp_path / "link").symlink_to(tmp_path / "rows")
+    with pytest.raises(OSError) as error:
+        append_bytes(tmp_path / "link", b"three\n")
+    assert error.value.filename == str(tmp_path / "link")
+    assert (tmp_path / "rows").read_bytes() == b"one\ntwo\n"
 
 
 # ---- read with care

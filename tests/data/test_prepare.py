@@ -464,7 +464,7 @@ def test_a_copy_is_a_dataset(tmp_path):
 def test_mistakes_are_one_line(tmp_path):
     root, out = plant(tmp_path / "root", {"a.mp4": KINDS["plain.mp4"]}), tmp_path / "out"
     (tmp_path / "empty").mkdir()
-    assert "no out: name the copy's folder" in refused(job(root, ""))
+    assert "no out: name the folder" in refused(job(root, ""))
     assert "no root" in refused(job("", out))
     for inside in (root, root / "copy", tmp_path):
         assert "a folder of its own" in refused(job(root, inside))
@@ -510,6 +510,10 @@ def test_folders_of_others_are_left_alone(tmp_path):
     (linked / "a").rmdir()
     (linked / "a").symlink_to(root / "a")  # one to a folder would be written through
     assert "a link leads out of the copy" in refused(job(root, linked))
+    bench = tmp_path / "fresh" / ".prepare"  # what lies in it is cleared
+    bench.parent.mkdir()
+    bench.symlink_to(root)
+    assert "a link, whose files would be removed" in refused(job(root, bench.parent))
     assert tree(root) == before
 
 

@@ -105,6 +105,9 @@ def test_known_answers_end_to_end(whole, tmp_path):
         "mean image",
         "single frame",
     ]
+    by_context = classify(job(ClassifyConfig, whole, tmp_path, tmp_path / "net", readout="context"))
+    assert list(by_context["probe"]) == list(probed["probe"])[:3]  # pixels have no context
+    assert by_context["probe_facts"]["readout"] == "context"
     rows = compare_representations(config)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     lines = comparison_table(metrics).splitlines()
@@ -175,6 +178,22 @@ def test_interrupted_features_never_pass_for_whole_ones(whole, tmp_path, monkeyp
         assert np.array_equal(found.blocks, wanted.blocks)
     (tmp_path / "out" / "features" / "origin.json").write_text('{"made fr')  # cut short by a copy
     assert measured_features(config)[0].keys() >= {"pretrained"}
+
+
+def test_features_that_another_job_replaces_meanwhile_are_not_taken(whole, tmp_path, monkeypatch):
+    """2026-11: two networks were measured in one folder, and one got the features of the other."""
+    config = job(RetrieveConfig, whole, tmp_path, "random", encoder="tiny", img_size=32)
+    measured_features(config)
+    honest = shards_module.load_features
+
+    def disturbed(folder):
+        made_from = {"kind": "a network and its baselines"}
+        shards_module._write_origin(tmp_path / "out" / "features", made_from)
+        return honest(folder)
+
+    monkeypatch.setattr(shards_module, "load_features", disturbed)
+    with pytest.raises(ConfigError, match="another job writes other features here"):
+        measured_features(config)
 
 
 def test_broken_video_is_dropped_not_mislabelled(whole, tmp_path):

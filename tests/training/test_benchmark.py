@@ -89,7 +89,7 @@ def test_the_job(run):
     assert metrics["readers_needed"] == found.readers_needed >= 1
     assert metrics["facts"]["torch"] == torch.__version__ and metrics["facts"]["processor"]
     assert json.loads((out / "config.json").read_text())["clips"] == 5
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "metrics.json"]
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["config.json", "metrics.json"]
 
 
 def test_its_text_is_the_table(run):

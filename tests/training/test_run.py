@@ -127,7 +127,7 @@ def test_a_folder_that_holds_a_run(tmp_path):
         Run(tmp_path, ToyConfig(resume=True), processes=2)
     assert tree(tmp_path) == before
     Run(tmp_path, ToyConfig(out="elsewhere", resume=True, device="cuda", num_workers=7), main=False)
-    with pytest.raises(ConfigError, match="name the run's folder"):
+    with pytest.raises(ConfigError, match="no out: name the folder"):
         Run("", ToyConfig())
 
 

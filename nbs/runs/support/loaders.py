@@ -463,7 +463,7 @@ def compare(material: Material, total: int, most_cores: int) -> list[dict[str, A
     missing = {way: why_not(way, material) for way in WAYS}
     notes = {way: note for way, note in missing.items() if note}
     rows = []
-    for cores in sorted({1, most_cores}):
+    for cores in sorted({1, max(1, most_cores)}):
         here = [way for way in WAYS if way not in notes]
         rows += rows_of(race(material, here, total, cores, notes), cores)
     return rows + [{"way": way, "note": note} for way, note in notes.items()]
