@@ -5,9 +5,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from memdpc.base.errors import printable
 
 STYLE: dict[Any, Any] = {
     "figure.dpi": 90,
@@ -29,8 +32,12 @@ STYLE: dict[Any, Any] = {
 
 
 def use_style() -> None:
-    """Small fonts, 90 dots per inch, no frame at the top and right: the look of every picture."""
+    """Small fonts, 90 dots per inch, no frame at the top and right: the look of every picture.
+
+    In a notebook's tables a name with a `$` is no formula either.
+    """
     plt.rcParams.update(STYLE)
+    pd.set_option("display.html.use_mathjax", False)
 
 
 def as_array(values: Any) -> np.ndarray:
@@ -45,9 +52,9 @@ def as_array(values: Any) -> np.ndarray:
 def as_text(name: object) -> str:
     r"""A name for a picture, as it stands.
 
-    A `$` begins no formula, and bytes that are not UTF-8 are shown as `\udcff`.
+    A `$` begins no formula, and what cannot be seen is shown as `\udcff`, as on a terminal.
     """
-    return str(name).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+    return printable(name).replace("$", r"\$")
 
 
 def filmstrip(

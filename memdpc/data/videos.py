@@ -13,6 +13,7 @@ from typing import overload
 import numpy as np
 
 from memdpc.base.errors import DatasetError, printable
+from memdpc.base.files import expand_home
 from memdpc.data.index import Index, examine, info_from, lists_to_tuples
 from memdpc.data.layouts import Listed, list_dataset
 from memdpc.data.video import VideoInfo
@@ -148,6 +149,7 @@ def load_dataset(
     What cannot be read stands in `skipped`, with its reason. Raises `DatasetError` where the layout
     is not the dataset's, a list is wrong, none of the videos can be read, or a worker was killed.
     """
+    root = expand_home(root)
     classes, listed, missing = list_dataset(name, root, split, subset)
     index = examine(root, [entry.path for entry in listed], num_workers, progress)
     skipped = list(missing)
