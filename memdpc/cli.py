@@ -200,7 +200,7 @@ def _run(words: Sequence[str]) -> None:
 
 
 def _open_streams() -> None:
-    """Have standard input, output and error open, whoever closed them: a daemon, or `>&-`.
+    """Have standard input, output and error open; a daemon closes them, and so does `>&-`.
 
     The next file that is opened would take the number of a closed one, and get what libraries
     write there. A name that the output's encoding lacks is written with backslashes.

@@ -42,7 +42,7 @@ def cache_folder() -> Path:
     try:
         return Path.home() / ".cache" / "memdpc"
     except RuntimeError:
-        advice = "name a folder in MEMDPC_CACHE, such as MEMDPC_CACHE=/tmp/memdpc"
+        advice = "name a folder in the environment variable MEMDPC_CACHE"
         raise ConfigError(f"this user has no home folder for the index: {advice}") from None
 
 

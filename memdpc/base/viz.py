@@ -5,7 +5,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,12 +31,8 @@ STYLE: dict[Any, Any] = {
 
 
 def use_style() -> None:
-    """Small fonts, 90 dots per inch, no frame at the top and right: the look of every picture.
-
-    In a notebook's tables a name with a `$` is no formula either.
-    """
+    """Small fonts, 90 dots per inch, no frame at the top and right: the look of every picture."""
     plt.rcParams.update(STYLE)
-    pd.set_option("display.html.use_mathjax", False)
 
 
 def as_array(values: Any) -> np.ndarray:

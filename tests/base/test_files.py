@@ -344,5 +344,5 @@ def test_a_user_without_a_home_is_told_what_to_do(monkeypatch):
 
     monkeypatch.delenv("MEMDPC_CACHE", raising=False)
     monkeypatch.setattr(files.Path, "home", nowhere)
-    with pytest.raises(ConfigError, match="name a folder in MEMDPC_CACHE"):
+    with pytest.raises(ConfigError, match="name a folder in the environment variable MEMDPC_CACHE"):
         cache_folder()
