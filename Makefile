@@ -52,12 +52,25 @@ $(SHAPES): memdpc/data/shapes.py | $(STAMP)
 	$(PY) -m memdpc shapes --out $(@D)
 	@touch $@
 
+# The command line trains, for it shows how far it is. The notebook finds the finished run, draws it
+# and measures; what papermill says is shown where it fails.
+DEMO := runs/demo
 demo: $(STAMP) $(SHAPES)  ## pretrain on the embedded dataset, compare with the baselines (minutes)
-	rm -rf runs/demo && mkdir -p runs/demo
-	$(PY) -m papermill --log-output --no-progress-bar nbs/runs/pretrain.ipynb \
-		runs/demo/pretrain.ipynb -p preset demo -p root data/shapes -p out runs/demo
-	@# the table at the end:
-	$(PY) -c "from memdpc.evaluation.retrieve import print_comparison as p; p('runs/demo')"
+	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	@echo "pretraining, a few minutes"
+	@$(PY) -m memdpc pretrain --preset demo --root data/shapes --out $(DEMO) > $(DEMO)/pretrain.txt
+	@echo "comparing with the baselines, about a minute"
+	@$(PY) -m papermill --no-progress-bar nbs/runs/pretrain.ipynb $(DEMO)/pretrain.ipynb \
+		-p preset demo -p root data/shapes -p out $(DEMO) -p resume True \
+		> $(DEMO)/papermill.log 2>&1 || { tail -n 5 $(DEMO)/papermill.log >&2; exit 1; }
+	@$(PY) -m memdpc retrieve --checkpoint $(DEMO) --root data/shapes --out $(DEMO) \
+		--readout std > $(DEMO)/retrieve.txt
+	@echo
+	@$(PY) -c "from memdpc.evaluation.retrieve import print_comparison as p; p('$(DEMO)')"
+	@echo
+	@echo "picture   $(DEMO)/figures/retrieved.png: test videos and their nearest neighbours"
+	@echo "notebook  $(DEMO)/pretrain.ipynb: this run, its loss and its table"
+	@echo "next      make lab opens the lessons; README.md has the commands for your own videos"
 
 # ---- tests
 

@@ -6,16 +6,21 @@ takes seconds to import, and `memdpc --help` should not wait for it.
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from memdpc.base import config as configs
 from memdpc.base.config import JobConfig
-from memdpc.base.errors import ConfigError, MemdpcError, Stopped, printable
+from memdpc.base.errors import ConfigError, MachineError, MemdpcError, Stopped, printable
 from memdpc.base.files import output_folder
+from memdpc.base.limits import explain
 from memdpc.base.plugins import load_plugins
+from memdpc.base.tables import results_text
 
 logger = logging.getLogger("memdpc")
 
@@ -167,19 +172,22 @@ def _take_preset(args: Sequence[str], default: str) -> tuple[str, list[str]]:
     return preset, others
 
 
-def print_results(results: Any, above: str = "") -> None:
-    """A job's results, a line each; what is a list stays in metrics.json."""
+# What a measurement prints of all that its folder holds: a run's results may lie there as well.
+OWN_RESULTS = {
+    "retrieve": ("retrieval", "retrieval_protocol"),
+    "atlas": ("atlas", "chance"),
+    "oops": ("oops", "oops_videos"),
+    "classify probe": ("probe", "probe_facts", "chance"),
+}
+
+
+def print_results(results: Any, name: str = "", mode: str = "") -> None:
+    """The results of a job `name` in a `mode`, as text; those of other jobs stay in the folder."""
     if not isinstance(results, Mapping):
         print(results)
         return
-    for name, value in results.items():
-        label = above + name
-        if isinstance(value, Mapping):
-            print_results(value, f"{label} ")
-        elif isinstance(value, float):
-            print(f"{label:44} {value:.3f}")
-        elif not isinstance(value, list):
-            print(f"{label:44} {value}")
+    own = OWN_RESULTS.get(f"{name} {mode}", OWN_RESULTS.get(name, tuple(results)))
+    print(results_text({name: results[name] for name in own if name in results}))
 
 
 def _run(words: Sequence[str]) -> None:
@@ -188,19 +196,115 @@ def _run(words: Sequence[str]) -> None:
         print(usage(), flush=True)
         return
     function, config = parse_command(words)
-    results = function(config)
+    try:
+        results = function(config)
+    except BrokenPipeError as error:  # not of standard output, to which no job writes
+        raise MachineError("another process of this job is gone; start again to go on") from error
     is_main_process = os.environ.get("RANK", "0") == "0"
     if results is not None and is_main_process:
-        print_results(results)
+        print_results(results, words[0], getattr(config, "mode", ""))
     sys.stdout.flush()
 
 
-def _explain(error: Exception) -> str:
-    """One line for an error that is the user's to fix."""
+# ---- the terminal, and other programs around a command
+
+
+def _open_streams() -> None:
+    """Have standard input, output and error open; a daemon closes them, and so does `>&-`.
+
+    The next file that is opened would take the number of a closed one, and get what libraries
+    write there. A name that the output's encoding lacks is written with backslashes.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    while nowhere < 3:
+        os.set_inheritable(nowhere, True)
+        nowhere = os.dup(nowhere)
+    os.close(nowhere)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_unwritten() -> None:
+    """Send what could not be printed nowhere.
+
+    Python would try once more at exit, complain, and change the exit status.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _OneLine(logging.Formatter):
+    """A record as one line that is safe to print: other libraries put names of files into theirs.
+
+    Of a warning that is its first line; the second quotes a program.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return printable(text.partition("\n")[0] if record.name == "py.warnings" else text)
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(handlers=[handler])
+    logging.captureWarnings(True)
+    logger.setLevel(logging.INFO)
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal that ends programs, as an exception: so processes end, and half-made files go."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.signum = signum
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """While this lasts, SIGTERM and SIGHUP raise `_Ended`, once; one that is ignored stays so."""
+
+    def end(signum: int, frame: object) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        raise _Ended(signum)
+
+    found = []
+    if threading.current_thread() is threading.main_thread():
+        signals = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+        found = [one for one in signals if one and signal.getsignal(one) == signal.SIG_DFL]
+    for one in found:
+        signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one in found:
+            signal.signal(one, signal.SIG_DFL)
+
+
+def _explain(error: BaseException) -> str:
+    """One line for an error that is the user's to fix; '' for a defect of ours."""
+    if isinstance(error, MemdpcError):
+        return str(error)
+    short = explain(error)
+    if short or not isinstance(error, OSError):
+        return short
     text = str(error)
-    if isinstance(error, OSError) and error.filename and error.strerror:
+    if error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     return printable(" ".join(text.split()))
+
+
+def _leave(text: object, status: int) -> NoReturn:
+    """End with a line on standard error, if it can be written."""
+    with suppress(OSError):
+        print(f"memdpc: {text}", file=sys.stderr)
+    sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -209,22 +313,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exit status: 0 when done; 2, and one line, for what the user can fix; 128 and the signal's
     number for a run that a signal stopped. A traceback is a bug.
     """
-    logging.basicConfig(format="%(message)s")
-    logger.setLevel(logging.INFO)
+    _open_streams()
+    _set_up_logging()
     try:
-        _run(sys.argv[1:] if argv is None else argv)
-    except BrokenPipeError:
-        # `memdpc ... | head`: nobody reads on, and Python would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (MemdpcError, OSError) as error:
-        print(f"memdpc: {_explain(error)}", file=sys.stderr)
-        sys.exit(2)
+        with _signals_as_exceptions():
+            _run(sys.argv[1:] if argv is None else argv)
     except Stopped as stop:
-        print(f"memdpc: {stop}", file=sys.stderr)
-        sys.exit(stop.status)
-    except KeyboardInterrupt:
-        logger.warning("memdpc: stopped; what was found or written whole is kept")
-        sys.exit(130)
+        _leave(stop, stop.status)
+    except KeyboardInterrupt as stop:
+        signum = getattr(stop, "signum", signal.SIGINT)
+        _leave("stopped; what was found or written whole is kept", 128 + signum)
+    except Exception as error:
+        _drop_unwritten()
+        if isinstance(error, BrokenPipeError):
+            return  # `memdpc ... | head`: nobody reads on
+        line = _explain(error)
+        if not line:
+            raise
+        _leave(line, 2)
 
 
 __all__ = ["main"]

@@ -246,13 +246,36 @@ assert 'torch' not in sys.modules
     assert len(list((tmp_path / "s" / "videos").rglob("*.mp4"))) == 32
 
 
+STOPPED = "stopped; what was found or written whole is kept"
+
+
 def test_results_are_printed_a_line_each(capsys):
-    table = [{"features": "pretrained"}]
-    print_results({"loss": 1.5, "steps": 3, "probe": {"random": 0.25}, "comparison": table})
+    print_results({"loss": 1.5, "steps": 3})
     print_results("a table of text")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[:3] == [["loss", "1.500"], ["steps", "3"], ["probe", "random", "0.250"]]
-    assert lines[3:] == [["a", "table", "of", "text"]]
+    assert lines == [["loss", "1.500"], ["steps", "3"], ["a", "table", "of", "text"]]
+
+
+def test_a_measurement_prints_its_own_results(capsys):
+    """2026-11: retrieve in a run's folder printed the numbers of pretraining as well."""
+    retrieval = {
+        "pretrained": {"R@1": 0.5, "R@5": 1.0},
+        "chance": {"R@1": 0.25, "R@5": 0.75},
+    }
+    folder = {"loss": 3.9, "steps": 260, "retrieval": retrieval, "probe": {"random": 0.3}}
+    print_results(folder, "retrieve")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["retrieval"],
+        ["R@1", "R@5"],
+        ["pretrained", "0.500", "1.000"],
+        ["chance", "0.250", "0.750"],
+    ]
+    print_results(folder, "classify", "probe")
+    assert capsys.readouterr().out.split() == ["probe", "random", "0.300"]
+    rows = [{"name": "head", "accuracy": 0.5}, {"name": "chance", "accuracy": None}]
+    print_results(folder | {"oops": rows}, "oops", "linear")
+    assert "head" in capsys.readouterr().out
 
 
 # ---- exit statuses
@@ -265,7 +288,7 @@ def test_results_are_printed_a_line_each(capsys):
         (FileNotFoundError(2, "No such file", "a\nb"), 2, "memdpc: a b: No such file\n"),
         (OSError("disk quota exceeded"), 2, "memdpc: disk quota exceeded\n"),
         (Stopped(7, 15), 143, "memdpc: stopped at step 7, saved; go on with --resume True\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, f"memdpc: {STOPPED}\n"),
     ],
 )
 def test_exit_statuses(monkeypatch, capsys, error, status, text):
@@ -356,3 +379,33 @@ def test_a_reader_that_leaves_is_not_a_mistake(words):
     )
     program.stdout.close()
     assert (program.stderr.read(), program.wait()) == (b"", 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="redirections of POSIX")
+@pytest.mark.parametrize(
+    "redirections, status",
+    [
+        (">&-", 0),
+        ("2>&-", 0),
+        ("<&- >&- 2>&-", 0),
+        ("2>/dev/full", 0),
+        (">/dev/full", 2),
+    ],
+)
+def test_closed_and_full_streams(tmp_path, redirections, status):
+    """2026-11: with standard error closed nothing was done, with output closed a traceback."""
+    (tmp_path / "class").mkdir()
+    write_video(tmp_path / "class" / "a.mp4", np.zeros((9, 32, 32, 3), np.uint8))
+    words = f"-m memdpc scan --dataset folder --root {tmp_path} --out {tmp_path} --num_workers 0"
+    environment = {**os.environ, "MEMDPC_CACHE": str(tmp_path / "cache")}
+    command = f"{sys.executable} {words} {redirections}"
+    done = subprocess.run(command, shell=True, env=environment, timeout=300)
+    assert done.returncode == status
+    assert "a.mp4" in (tmp_path / "scan.csv").read_text()
+
+
+def test_names_that_the_outputs_encoding_lacks(tmp_path):
+    """2026-11: a folder with an umlaut ended in UnicodeEncodeError where output is ASCII."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = run_memdpc("scan", "--root", tmp_path / "größe", env=environment)
+    assert_refused(done, "gr\\xf6", "no such folder")

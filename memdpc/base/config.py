@@ -31,12 +31,15 @@ from typing import (
 )
 
 from memdpc.base.errors import ConfigError
-from memdpc.base.files import read_json
+from memdpc.base.files import expand_home, read_json
 
 Job = TypeVar("Job", bound="JobConfig")
 
 
 # ---- reading values
+
+
+FilePath = Annotated[str, Path]  # of a file or a folder; stays a text, with its `~` expanded
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Range:
 class Setting(NamedTuple):
     """How a field is read: what one value of it is, whether it holds several, or may be None."""
 
-    kind: Any  # str, bool, int, float, or a tuple of choices
+    kind: Any  # str, bool, int, float, Path, or a tuple of choices
     several: bool
     optional: bool
     range: Range | None
@@ -66,6 +69,8 @@ def settings_of(config_class: type) -> dict[str, Setting]:
 def _setting(annotation: Any) -> Setting:
     """The Setting that an annotation such as `Annotated[int | None, Range(1, 9)]` describes."""
     value_range = None
+    if annotation == FilePath:
+        return Setting(Path, several=False, optional=False, range=None)
     if get_origin(annotation) is Annotated:
         annotation, value_range = get_args(annotation)
     optional = get_origin(annotation) is UnionType
@@ -136,7 +141,17 @@ def _read_one(name: str, setting: Setting, value: Any) -> Any:
 
 def _read_text(value: Any) -> str | None:
     """A name or a path; papermill makes numbers of names such as 2020."""
-    return str(value) if isinstance(value, (str, os.PathLike, Real)) else None
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    return str(value) if isinstance(value, (str, Real)) else None
+
+
+def _read_path(value: Any) -> str | None:
+    """A path as a shell reads it: a `~` at its beginning is the home folder; '' stays as it is."""
+    text = _read_text(value)
+    if text is None or "\0" in text:
+        return None
+    return expand_home(text)
 
 
 def _read_flag(value: Any) -> bool | None:
@@ -157,6 +172,7 @@ def _read_number(value: Any) -> float | None:
 
 _READERS = {
     str: (_read_text, "a text"),
+    Path: (_read_path, "a path"),
     bool: (_read_flag, "True or False"),
     int: (_read_integer, "a whole number"),
     float: (_read_number, "a number"),
@@ -208,11 +224,11 @@ class PretrainConfig(JobConfig):
 
     # ucf101, hmdb51, kinetics400, oops, oops-filtered, csv, folder, or one from a plugin
     dataset: str = "ucf101"
-    root: str = ""  # the dataset's folder
-    out: str = ""  # the run's folder
+    root: FilePath = ""  # the dataset's folder
+    out: FilePath = ""  # the run's folder
     # the weights to begin with: a run, a checkpoint in it, a from_pretrained folder, a released
     # .pth.tar; '': fresh ones
-    init: str = ""
+    init: FilePath = ""
     split: Split = 1  # which of the dataset's splits: its training part is used
     encoder: str = "resnet18"  # tiny, resnet18, resnet34, resnet50, or one from a plugin
     img_size: ImageSize = 128  # height and width of the frames, pixels
@@ -296,11 +312,11 @@ class FeaturesConfig(JobConfig):
     """What every measurement on frozen features needs: a network, a dataset, where to write."""
 
     # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
-    checkpoint: str = ""
+    checkpoint: FilePath = ""
     # ucf101, hmdb51, kinetics400, csv, folder, or one from a plugin; features: also oops
     dataset: str = "ucf101"
-    root: str = ""  # the dataset's folder
-    out: str = ""  # the folder for the results
+    root: FilePath = ""  # the dataset's folder
+    out: FilePath = ""  # the folder for the results
     split: Split = 1  # which of the dataset's splits
     # of a clip: over its blocks, or the aggregators' last state
     readout: Literal["mean", "std", "context"] = "mean"
@@ -422,11 +438,11 @@ class OopsConfig(JobConfig):
     """
 
     # a run, a checkpoint in it, a from_pretrained folder, a released .pth.tar, or random
-    checkpoint: str = ""
+    checkpoint: FilePath = ""
     # all labelled videos, or those that passed the dataset's quality control
     dataset: Literal["oops", "oops-filtered"] = "oops"
-    root: str = ""  # the dataset's folder
-    out: str = ""  # the folder for the results
+    root: FilePath = ""  # the dataset's folder
+    out: FilePath = ""  # the folder for the results
     # of three annotators' times: MemDPC's, or that of the dataset's own code
     reading: Literal["memdpc", "oops"] = "memdpc"
     mode: Literal["linear", "finetune"] = "linear"  # train the head alone, or the network as well
@@ -461,7 +477,7 @@ class OopsConfig(JobConfig):
 class ShapesConfig(JobConfig):
     """Write the embedded dataset: small videos of moving shapes."""
 
-    out: str = ""  # the dataset's folder
+    out: FilePath = ""  # the dataset's folder
     videos_per_class: Annotated[int, Range(1, 10**6)] = 160  # of each of the eight actions
     seed: Seed = 0  # of shapes, places and speeds
     num_workers: NumWorkers = 2  # processes that render
@@ -473,8 +489,8 @@ class ScanConfig(JobConfig):
 
     # ucf101, hmdb51, kinetics400, oops, oops-filtered, csv, folder, or one from a plugin
     dataset: str = "ucf101"
-    root: str = ""  # the dataset's folder
-    out: str = ""  # folder for the table scan.csv; '': beside the index, in the cache
+    root: FilePath = ""  # the dataset's folder
+    out: FilePath = ""  # folder for the table scan.csv; '': beside the index, in the cache
     num_blocks: NumBlocks = 8  # blocks in a clip: a video is short if a clip does not fit into it
     block_len: BlockLength = 5  # frames in a block
     frame_stride: FrameStride = 3  # every n-th frame is used
@@ -491,8 +507,8 @@ class PrepareConfig(JobConfig):
 
     # ucf101, hmdb51, kinetics400, oops, oops-filtered, csv, folder, or one from a plugin
     dataset: str = "ucf101"
-    root: str = ""  # the dataset's folder
-    out: str = ""  # the copy's folder
+    root: FilePath = ""  # the dataset's folder
+    out: FilePath = ""  # the copy's folder
     # of the pictures, pixels; about 1.25 times the network's img_size
     short_side: Annotated[int, Range(16, 4096)] = 160
     crf: Annotated[int, Range(0, 51)] = 18  # H.264's quality: 0 is lossless, 51 the worst
@@ -512,8 +528,8 @@ class ShowConfig(JobConfig):
 class BenchmarkConfig(JobConfig):
     """Time a clip's way from the file to the network, and a training step."""
 
-    out: str = ""  # the folder for the results
-    video: str = ""  # a video file; '': one is made, of UCF101's size, codec and rate
+    out: FilePath = ""  # the folder for the results
+    video: FilePath = ""  # a video file; '': one is made, of UCF101's size, codec and rate
     encoder: str = "resnet18"  # of a random checkpoint
     img_size: ImageSize = 128  # height and width of the frames, pixels
     num_blocks: NumBlocks = 8  # blocks in a clip
@@ -573,7 +589,7 @@ def _words_rule(info: Any) -> Any:
     )
 
 
-_PLACEHOLDERS = {str: "TEXT", bool: "{True,False}", int: "INT", float: "FLOAT"}
+_PLACEHOLDERS = {str: "TEXT", Path: "PATH", bool: "{True,False}", int: "INT", float: "FLOAT"}
 
 
 def _placeholder(setting: Setting) -> str | None:

@@ -1,7 +1,5 @@
 """Errors that are the user's to fix: one clear line; the command line ends with exit status 2."""
 
-import re
-
 
 class MemdpcError(Exception):
     """An error that is the user's to fix; its text is one line, safe to print anywhere."""
@@ -24,6 +22,10 @@ class CheckpointError(MemdpcError):
 
 class TrainingError(MemdpcError):
     """A run that cannot go on; the message names the step and what is safe on disk."""
+
+
+class MachineError(MemdpcError):
+    """Too little memory, or too few open files or processes: says which, and how to go on."""
 
 
 class VideoError(MemdpcError):
@@ -49,16 +51,21 @@ class Stopped(Exception):
 
 
 def printable(text: object) -> str:
-    """One line that can be written anywhere: names may hold line ends, or bytes not in UTF-8."""
-    line = str(text).encode("utf-8", "backslashreplace").decode()
-    control = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
-    return re.sub(control, lambda found: repr(found[0])[1:-1], line)
+    r"""One line that shows what it holds and does nothing else, such as `\x1b[2J`.
+
+    Names of files and classes may hold line ends, commands to a terminal, marks that turn the
+    direction of what follows, characters that nobody sees, or bytes that are not UTF-8.
+    """
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text)
+    )
 
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
     "DatasetError",
+    "MachineError",
     "MemdpcError",
     "Stopped",
     "TrainingError",

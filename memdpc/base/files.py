@@ -26,9 +26,30 @@ DEEPEST_JSON = 50  # levels
 LARGEST_TEXT = 2**31  # bytes, of lists and tables that grow with a dataset or a run
 
 
+def expand_home(path: str | os.PathLike) -> str:
+    """`~/a` as the user's home folder has it, `~name/a` as that of another; other paths stay.
+
+    Raises `ConfigError` where nobody knows that folder: a folder named `~` would surprise.
+    """
+    expanded = os.path.expanduser(os.fspath(path))
+    if expanded.startswith("~"):
+        raise ConfigError(f"{path}: there is no such home folder; write the path out, or ./{path}")
+    return expanded
+
+
 def cache_folder() -> Path:
-    """Where results are kept between runs: $MEMDPC_CACHE, or ~/.cache/memdpc."""
-    return Path(os.environ.get("MEMDPC_CACHE") or Path.home() / ".cache" / "memdpc")
+    """Where results are kept between runs: $MEMDPC_CACHE, or ~/.cache/memdpc.
+
+    Raises `ConfigError` for a user without a home folder, as in some containers.
+    """
+    named = os.environ.get("MEMDPC_CACHE")
+    if named:
+        return Path(expand_home(named))
+    try:
+        return Path.home() / ".cache" / "memdpc"
+    except RuntimeError:
+        advice = "name a folder in the environment variable MEMDPC_CACHE"
+        raise ConfigError(f"this user has no home folder for the index: {advice}") from None
 
 
 def stamp(path: str | os.PathLike) -> list[int]:

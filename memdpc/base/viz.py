@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from memdpc.base.errors import printable
 from memdpc.base.files import atomic_write
 
 STYLE: dict[Any, Any] = {
@@ -48,9 +49,9 @@ def as_array(values: Any) -> np.ndarray:
 def as_text(name: object) -> str:
     r"""A name for a picture, as it stands.
 
-    A `$` begins no formula, and bytes that are not UTF-8 are shown as `\udcff`.
+    A `$` begins no formula, and what cannot be seen is shown as `\udcff`, as on a terminal.
     """
-    return str(name).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+    return printable(name).replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -1,12 +1,18 @@
 """Folders of made datasets: claimed by a manifest, completed by any call, never mixed up."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-from memdpc.base.errors import ConfigError
+from memdpc.base.errors import ConfigError, MachineError
 from memdpc.base.files import PART, clear_parts, read_json, write_json
+from memdpc.base.limits import starting_processes
+from memdpc.data.guard import plain_children
 
 MANIFEST = "shapes.json"  # says which dataset a folder holds
 FEW = 32  # files for which no processes are started
@@ -52,6 +58,27 @@ def write_missing(write: Callable, tasks: Sequence[tuple], num_workers: int) -> 
         for task in missing:
             write(task)
         return
-    with ProcessPoolExecutor(num_workers) as pool:
-        for _ in pool.map(write, missing, chunksize=8):
-            pass  # an error of a process is raised here
+    with plain_children():
+        with starting_processes(num_workers):
+            pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _end_with_parent)
+            done = pool.map(write, missing)
+        try:
+            with pool:
+                list(done)  # an error of a process is raised here
+        except BrokenProcessPool as error:
+            reason = "a process that writes videos died, perhaps because memory ran out"
+            advice = "what is written is kept: start again to go on, with fewer num_workers"
+            raise MachineError(f"{reason}; {advice}") from error
+
+
+def _end_with_parent() -> None:
+    """Have this process end when its parent is gone, however that ended; Ctrl-C is the parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -84,7 +84,7 @@ def run_guarded(
     waiting = deque(paths)
     overdue: set[str] = set()
     failures = 0
-    with _plain_children():
+    with plain_children():
         while waiting:
             pool = _GuardedPool(work, args, min(num_workers, len(waiting)), time_limit)
             try:
@@ -100,7 +100,8 @@ def run_guarded(
             except BrokenProcessPool as error:
                 failures += 1
                 if failures == ATTEMPTS:
-                    raise DatasetError("worker processes cannot start, or are killed") from error
+                    reason = "worker processes cannot start, or are killed (memory, ulimit -n, -u?)"
+                    raise DatasetError(f"{reason}; num_workers 0 starts none") from error
                 waiting.extendleft(pool.given.values())
             finally:
                 pool.close()
@@ -300,7 +301,7 @@ def _entry_with_reason(
 
 
 @contextmanager
-def _plain_children() -> Iterator[None]:
+def plain_children() -> Iterator[None]:
     """While this lasts, Python processes start without the user's script, and with one thread.
 
     `multiprocessing` runs the script of its parent again in each child, where it would do its work

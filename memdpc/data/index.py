@@ -12,16 +12,14 @@ import hashlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
-from tqdm import tqdm
-
 from memdpc.base.errors import VideoError, printable
 from memdpc.base.files import append_bytes, cache_folder, stamp, turn
+from memdpc.base.terminal import progress_bar
 from memdpc.data._decoding import check_readable
 from memdpc.data._entries import parse_entry
 from memdpc.data.guard import Entry, run_guarded
@@ -157,15 +155,8 @@ def examine(
         index = Index(root)  # another process may have added to it
         unknown = [path for path in wanted if again or not index.fresh(path, time_limit)]
         found = _open_files(index.root, unknown, num_workers, time_limit)
-        bar = tqdm(
-            found,
-            "opening videos",
-            len(unknown),
-            disable=not (progress and unknown),
-            ascii=True,
-            mininterval=1,
-            file=sys.stderr,
-        )
+        shown = progress and len(unknown) > 0
+        bar = progress_bar(found, "opening videos", len(unknown), shown)
         for path, entry in bar:
             index.add(path, entry)
     return index

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memdpc.base.errors import ConfigError
-from memdpc.base.files import write_bytes
+from memdpc.base.files import expand_home, write_bytes
 from memdpc.data._dataset_folder import claim, make_folder, write_missing
 from memdpc.data.video import write_video
 
@@ -447,7 +447,7 @@ def write_mishaps(
     whole or not at all. Raises `ConfigError` if `out` holds something else, `OSError` from the
     disk.
     """
-    out = Path(out)
+    out = Path(expand_home(out))
     if seed < 0:
         raise ConfigError(f"seed must not be negative; got {seed}")
     if videos_per_kind < 4:

@@ -28,7 +28,6 @@ import logging
 import math
 import os
 import shutil
-import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -43,7 +42,6 @@ import numpy as np
 from av.codec.context import Flags
 from av.container import OutputContainer
 from av.video.stream import VideoStream
-from tqdm import tqdm
 
 from memdpc.base.config import PrepareConfig
 from memdpc.base.errors import ConfigError, DatasetError, VideoError, printable
@@ -56,6 +54,7 @@ from memdpc.base.files import (
     write_bytes,
     write_json,
 )
+from memdpc.base.terminal import on_terminal, progress_bar
 from memdpc.data._decoding import check_readable
 from memdpc.data.clips import Clips
 from memdpc.data.guard import Entry, run_guarded
@@ -452,15 +451,8 @@ def _copy_videos(
     Raises `OSError` if the disk fails.
     """
     done = _make_copies(root, bench, paths, config)
-    bar = tqdm(
-        done,
-        "copying videos",
-        len(paths),
-        disable=None if paths else True,
-        ascii=True,
-        mininterval=1,
-        file=sys.stderr,
-    )
+    shown = len(paths) > 0 and on_terminal()
+    bar = progress_bar(done, "copying videos", len(paths), shown)
     with closing(done):  # whatever happens, workers end before the bench is cleared
         for path, entry in bar:
             if "disk" in entry:

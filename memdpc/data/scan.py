@@ -18,7 +18,6 @@ paper's 8, 5 and 3. With a stride in seconds the span is one of time.
 
 import csv
 import io
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -30,6 +29,8 @@ from typing import Any
 from memdpc.base.config import ScanConfig
 from memdpc.base.errors import DatasetError, printable
 from memdpc.base.files import output_folder, write_bytes
+from memdpc.base.tables import path_cell, text_cell
+from memdpc.base.terminal import on_terminal
 from memdpc.data.clips import is_short, span
 from memdpc.data.guard import Entry
 from memdpc.data.index import Index, examine
@@ -67,7 +68,8 @@ def scan(config: ScanConfig) -> "Report":
 
     Raises `DatasetError` where the layout is not the dataset's, or a worker was killed. Started
     again, it goes on where it was stopped. The table is written whole or not at all, and file names
-    go into it as they are on the disk, byte for byte, UTF-8 or not.
+    go into it as they are on the disk, byte for byte, UTF-8 or not; one that a spreadsheet would
+    take for a formula gets `./` before it.
     """
     table = _table_path(config)
     output_folder(table.parent, table.name)
@@ -76,7 +78,7 @@ def scan(config: ScanConfig) -> "Report":
         config.root,
         (entry.path for listing in parts.values() for entry in listing.listed),
         config.num_workers,
-        sys.stderr.isatty(),
+        on_terminal(),
         config.time_limit,
         config.again,
     )
@@ -87,10 +89,16 @@ def scan(config: ScanConfig) -> "Report":
         writer.writeheader()
         for row in _rows_of(config, parts, index):
             report.add(row)
-            writer.writerow(row | {"splits": "; ".join(row["splits"])})
+            writer.writerow(_cells(row))
         text.flush()
         write_bytes(table, data.getvalue())
     return report
+
+
+def _cells(row: Row) -> dict[str, object]:
+    """A row as the table holds it."""
+    texts = {name: text_cell(value) for name, value in row.items()}
+    return texts | {"path": path_cell(row["path"]), "splits": "; ".join(row["splits"])}
 
 
 def _table_path(config: ScanConfig) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import ConfigError
-from ..base.files import write_bytes
+from ..base.files import expand_home, write_bytes
 from ._dataset_folder import claim, make_folder, write_missing
 from .video import write_video
 
@@ -190,7 +190,7 @@ def write_shapes(
     interruption writes what is missing. Raises `ConfigError` if `out` holds something else,
     `OSError` from the disk; a file is there whole or not at all.
     """
-    out = Path(out)
+    out = Path(expand_home(out))
     if seed < 0:
         raise ConfigError(f"seed must not be negative; got {seed}")
     if videos_per_class < 4:

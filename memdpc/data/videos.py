@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from memdpc.base.errors import DatasetError, printable
+from memdpc.base.files import expand_home
 from memdpc.data.index import Index, examine
 from memdpc.data.layouts import Listed, describe_renamed, list_dataset
 from memdpc.data.video import VideoInfo
@@ -155,6 +156,7 @@ def load_dataset(
     What cannot be read stands in `skipped`, with its reason. Raises `DatasetError` where the layout
     is not the dataset's, a list is wrong, none of the videos can be read, or a worker was killed.
     """
+    root = expand_home(root)
     listing = list_dataset(name, root, split, subset)
     listed = listing.listed
     if listing.renamed:

@@ -11,6 +11,7 @@ import numpy as np
 
 from memdpc.base.errors import TrainingError
 from memdpc.base.files import atomic_write, write_bytes
+from memdpc.base.tables import path_cell, path_in, text_cell
 
 ARRAYS = (
     "blocks",
@@ -98,7 +99,8 @@ def _index_rows(features: Features, classes: Sequence[str]) -> list[tuple]:
     rows = []
     for row, (path, label) in enumerate(zip(paths, features.labels)):
         name = classes[label] if 0 <= label < len(classes) else ""
-        rows.append((row, path, label, name, features.groups[row]))
+        group = text_cell(str(features.groups[row]))
+        rows.append((row, path_cell(path), label, text_cell(name), group))
     return rows
 
 
@@ -119,7 +121,7 @@ def _read_features(folder: Path) -> Features:
     if missing:  # or a pipe, which would be waited for
         raise ValueError(f"no file {missing[0]}")
     with open(folder / "index.csv", **TEXT) as file:
-        paths = np.array([row["path"] for row in csv.DictReader(file)], str)
+        paths = np.array([path_in(row["path"]) for row in csv.DictReader(file)], str)
     arrays: dict[str, Any] = {}
     for name in ARRAYS:
         arrays[name] = np.load(folder / f"{name}.npy", allow_pickle=False)

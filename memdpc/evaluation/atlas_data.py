@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from memdpc.base.config import AtlasConfig
 from memdpc.base.errors import CheckpointError, ConfigError, DatasetError
 from memdpc.base.files import checkpoints_in
+from memdpc.base.terminal import progress_bar
 from memdpc.base.viz import as_text
 from memdpc.data.clips import Clips
 from memdpc.evaluation.checkpoints import (
@@ -85,13 +85,7 @@ def read_batches(
     ]
     loader = make_loader(clips, batches, config.num_workers)
     with watched_workers():
-        for batch in tqdm(
-            loader,
-            desc=desc,
-            ascii=True,
-            mininterval=2,
-            disable=None,
-        ):
+        for batch in progress_bar(loader, desc):
             whole = batch["broken"] == 0
             if whole.any():
                 yield batch["index"][whole], batch["clip"][whole]

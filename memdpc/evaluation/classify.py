@@ -14,7 +14,6 @@ __all__ = [
 
 # %% ../../nbs/evaluation/02_classify.ipynb #961eaa4e
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -73,6 +72,7 @@ from ..base.config import ClassifyConfig
 from ..base.errors import ConfigError, DatasetError
 from ..base.files import output_folder
 from ..base.plugins import load_plugins
+from ..base.terminal import on_terminal
 from ..base.viz import use_style
 from ..data.augment import Augment, normalize_clips
 from ..data.clips import Clips, Even, Every, Random
@@ -656,7 +656,7 @@ def run_test(
         raise ConfigError(f"{config.out}: holds a run; choose another out")
     if videos is None:
         source = (config.dataset, config.root, config.split, "test")
-        test = load_dataset(*source, config.num_workers, sys.stderr.isatty())
+        test = load_dataset(*source, config.num_workers, on_terminal())
     else:
         test = videos[1]
     given = given_sizes(config)

@@ -6,7 +6,6 @@
 __all__ = ["network_features", "recalibrate", "compute_features", "write_features"]
 
 # %% ../../nbs/evaluation/01_features.ipynb #fdb28c01
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +45,7 @@ from ..base.config import FeaturesConfig
 from ..base.errors import DatasetError
 from ..base.files import output_folder
 from ..base.plugins import load_plugins
+from ..base.terminal import on_terminal
 from ..data.augment import normalize_clips
 from ..data.clips import Clips, Even
 from ..data.videos import VideoList, load_dataset
@@ -188,7 +188,7 @@ def clips_of(
 ) -> Clips:
     """`Clips` of the 'train' or 'test' videos that a config names, or of `videos`."""
     if videos is None:
-        shown = sys.stderr.isatty()
+        shown = on_terminal()
         source = (config.dataset, config.root, config.split, subset)
         videos = load_dataset(*source, config.num_workers, shown)
     sizes = {

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 from torch import nn
-from tqdm import tqdm
 
 from memdpc.evaluation.oops_windows import (
     MOMENT,
@@ -36,6 +35,7 @@ from ..base.config import OopsConfig
 from ..base.errors import DatasetError
 from ..base.files import output_folder
 from ..base.plugins import load_plugins
+from ..base.terminal import progress_bar
 from ..data.augment import normalize_clips
 from ..method.kinds import OOPS, need_predictor
 from ..method.model import MemDPC, Pretrained
@@ -162,7 +162,7 @@ def collect_steps(
     loader = make_loader(moments, [[number] for number in range(len(moments))], num_workers)
     parts = []
     with watched_workers():
-        for item in tqdm(loader, desc=desc, ascii=True, mininterval=2, disable=None):
+        for item in progress_bar(loader, desc):
             number = int(item["number"])
             blocks = item["blocks"][0]
             if len(blocks):

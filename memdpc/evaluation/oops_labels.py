@@ -3,7 +3,6 @@
 import logging
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 
 from memdpc.base.config import OopsConfig
 from memdpc.base.errors import DatasetError, printable
+from memdpc.base.terminal import on_terminal
 from memdpc.data.layouts import normalize_name, read_transitions
 from memdpc.data.videos import VideoList, hold_out, load_dataset, summarize_reasons
 
@@ -127,7 +127,7 @@ def annotated_videos(config: OopsConfig) -> tuple[dict[str, LabelledVideos], dic
     counts = {}
     for part in ("train", "test"):
         listed = load_dataset(
-            config.dataset, config.root, 1, part, config.num_workers, sys.stderr.isatty()
+            config.dataset, config.root, 1, part, config.num_workers, on_terminal()
         )
         labelled, left_out = _label_part(config, part, listed)
         parts[part] = labelled

@@ -17,6 +17,7 @@ from sklearn.metrics import (
 
 from memdpc.base.errors import printable
 from memdpc.base.files import write_bytes
+from memdpc.base.tables import path_cell, text_cell
 from memdpc.base.viz import as_text, heatmap, save_figure
 from memdpc.data.videos import VideoList
 from memdpc.evaluation.arrays import save_array
@@ -132,15 +133,15 @@ def save_predictions(folder: Path, videos: VideoList, probabilities: np.ndarray)
 
 def _prediction_rows(
     videos: VideoList, predicted: np.ndarray, probabilities: np.ndarray
-) -> list[tuple[str, ...]]:
-    names = [printable(name) for name in videos.classes]
+) -> list[tuple[object, ...]]:
+    names = [text_cell(printable(name)) for name in videos.classes]
     rows = []
     for number, video in enumerate(videos.videos):
         found = predicted[number]
         probability = f"{probabilities[number, found]:.4f}"
         rows.append(
             (
-                printable(video.path),
+                path_cell(printable(video.path)),
                 names[video.label],
                 names[found],
                 probability,

@@ -26,11 +26,11 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from tqdm import tqdm
 
 from memdpc import __version__
 from memdpc.base.errors import ConfigError, TrainingError
 from memdpc.base.files import atomic_write, hold_folder, stamp, write_bytes
+from memdpc.base.terminal import progress_bar
 from memdpc.data.clips import Clips
 from memdpc.evaluation.arrays import (
     ARRAYS,
@@ -76,15 +76,7 @@ def compute_shards(
     batches = [_batches(clips, shard, batch_size) for shard in shards]
     with watched_workers():
         loader = make_loader(clips, list(chain.from_iterable(batches)), num_workers)
-        loaded = iter(
-            tqdm(
-                loader,
-                desc=description,
-                ascii=True,
-                mininterval=2,
-                disable=None,
-            )
-        )
+        loaded = iter(progress_bar(loader, description))
         for shard, own in zip(shards, batches):
             outputs, broken = _extract(extractors, islice(loaded, len(own)))
             whole = _whole_videos(broken, clips, shard)

@@ -30,7 +30,7 @@ import torch
 
 from memdpc import __version__
 from memdpc.base.config import BenchmarkConfig, save_config
-from memdpc.base.errors import ConfigError
+from memdpc.base.errors import ConfigError, printable
 from memdpc.base.files import atomic_write, output_folder
 from memdpc.base.plugins import load_plugins
 from memdpc.data.augment import Augment
@@ -109,7 +109,7 @@ def _measure(config: BenchmarkConfig) -> Benchmark:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(config.video or make_video(Path(folder) / "made.avi"))
         clips = clips_of(config, path)
-        logger.info("%s: %d frames", path, clips.videos.videos[0].info.frames)
+        logger.info("%s: %d frames", printable(path), clips.videos.videos[0].info.frames)
         with one_thread():
             per_core = time_clips(clips, config.clips)
             functions = time_functions(clips, config.clips)

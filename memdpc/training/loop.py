@@ -8,7 +8,6 @@ __all__ = ["StepBatches", "learning_rate", "Schedule", "train"]
 # %% ../../nbs/training/01_loop.ipynb #4ba2e5bb
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from memdpc.training.processes import (
     Interruption,
@@ -31,6 +29,7 @@ from memdpc.training.processes import (
 )
 
 from ..base.errors import ConfigError, Stopped, TrainingError
+from ..base.terminal import on_terminal, progress_bar
 from .run import Run, log_metrics, note_length, save_checkpoint
 
 
@@ -196,15 +195,12 @@ class Log:
         self.run = run
         self.schedule = schedule
         self.last_line = 0.0
-        self.bar = tqdm(
+        self.bar = progress_bar(
             loader,
-            total=schedule.total_steps,
+            "training",
+            schedule.total_steps,
+            shown=run.main and on_terminal(),
             initial=schedule.start,
-            desc="training",
-            ascii=True,
-            mininterval=2,
-            disable=not run.main or not sys.stderr.isatty(),
-            file=sys.stderr,
         )
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:

@@ -8,7 +8,6 @@ __all__ = ["clips_from", "pretrain"]
 # %% ../../nbs/training/02_pretrain.ipynb #11e941c6
 import inspect
 import logging
-import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -19,8 +18,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..base.config import PretrainConfig
-from ..base.errors import ConfigError
+from ..base.errors import ConfigError, printable
 from ..base.plugins import load_plugins
+from ..base.terminal import on_terminal
 from ..data.augment import Augment, normalize_clips
 from ..data.clips import Clips, Even, Random, is_short, span
 from ..data.videos import VideoList, hold_out, load_dataset
@@ -187,11 +187,11 @@ def log_videos(videos: VideoList, clips: Clips, model: nn.Module) -> None:
         sum(p.numel() for p in model.parameters()),
     )
     for path in short[:20]:
-        logger.info("padded: %s", path)
+        logger.info("padded: %s", printable(path))
     if len(short) > 20:
         logger.info("padded: %d more; memdpc scan lists all", len(short) - 20)
     for path, reason in videos.skipped[:100]:
-        logger.info("left out: %s: %s", path, reason)
+        logger.info("left out: %s: %s", printable(path), printable(reason))
     if len(videos.skipped) > 100:
         logger.info("left out: %d more", len(videos.skipped) - 100)
 
@@ -266,7 +266,7 @@ def pretrain(
         return read_results(found.folder)
     if videos is None:
         place = (config.dataset, config.root, config.split, "train")
-        videos = load_dataset(*place, config.num_workers, progress=main and sys.stderr.isatty())
+        videos = load_dataset(*place, config.num_workers, progress=main and on_terminal())
     seen, held_out = hold_out(videos, config.val_fraction, config.seed)
     clips = clips_from(config, seen)
     if model is None:

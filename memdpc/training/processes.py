@@ -11,36 +11,54 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 
-from memdpc.base.errors import ConfigError, DatasetError, MemdpcError, TrainingError, printable
+from memdpc.base.errors import (
+    ConfigError,
+    DatasetError,
+    MachineError,
+    MemdpcError,
+    TrainingError,
+    printable,
+)
+from memdpc.base.limits import (
+    explain,
+    free_shared_memory,
+    raise_open_files,
+    shared_memory_serves,
+    starting_processes,
+)
 from memdpc.training.run import Run
 
 logger = logging.getLogger(__name__)
 
 # SIGUSR1 is what Slurm sends some time before a job's limit, if asked (`--signal=USR1@60`).
+# SIGHUP comes when the terminal of a run is closed.
 _STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGUSR1"):  # not on Windows
-    _STOP_SIGNALS.append(signal.SIGUSR1)
+    _STOP_SIGNALS += [signal.SIGUSR1, signal.SIGHUP]
 
+_HANGUP = getattr(signal, "SIGHUP", None)
 _PATIENCE = 1.0  # seconds within which several signals are one wish
 
 
 class Interruption:
     """Within `with Interruption() as asked:` a signal to stop only sets `asked.signum`.
 
-    The signals are SIGINT (Ctrl-C), SIGTERM, and SIGUSR1, which counts as SIGTERM. One that comes
-    more than a second after the first acts as usual. (Launchers pass a signal on to processes that
+    The signals are SIGINT (Ctrl-C), SIGTERM, and SIGUSR1 and SIGHUP, which count as SIGTERM. One
+    that comes more than a second after the first acts as usual; SIGHUP means nothing to a run that
+    `nohup` started. (Launchers pass a signal on to processes that
     the terminal has told already: two at once are one wish.)
     """
 
@@ -66,6 +84,8 @@ class Interruption:
         if threading.current_thread() is threading.main_thread():  # else signals go elsewhere
             for signum in _STOP_SIGNALS:
                 self._former[signum] = signal.signal(signum, self._note)
+                if signum == _HANGUP and self._former[signum] == signal.SIG_IGN:
+                    signal.signal(signum, signal.SIG_IGN)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -123,11 +143,28 @@ class _ErrorsAsItems:
             return DatasetError(f"{error.filename or 'a video'}: cannot be read ({error.strerror})")
 
 
+class _Loose(NamedTuple):
+    """The items of a batch, to be collated by the main process."""
+
+    items: list[Any]
+
+
 def _collate(items: list[Any]) -> Any:
+    """In a reader: a batch in shared memory; where that does not serve, its items, for a pipe."""
     for item in items:
         if isinstance(item, MemdpcError):
             return item
+    reader = get_worker_info()
+    if reader is not None:
+        size = len(items) * _size(items[0])
+        if not shared_memory_serves(size, reader.num_workers):
+            return _Loose(items)
     return default_collate(items)
+
+
+def _size(item: dict[str, Any]) -> int:
+    """Bytes of an item's arrays."""
+    return sum(getattr(value, "nbytes", 0) for value in item.values())
 
 
 class _Loader(DataLoader):
@@ -135,13 +172,15 @@ class _Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         before = set(multiprocessing.active_children())
-        with _signals_held_back():
+        if self.num_workers:
+            raise_open_files()
+        with starting_processes(self.num_workers), _signals_held_back():
             batches = super().__iter__()
         _readers.update(set(multiprocessing.active_children()) - before)
         for batch in batches:
             if isinstance(batch, MemdpcError):
                 raise TrainingError(str(batch)) from batch
-            yield batch
+            yield default_collate(batch.items) if isinstance(batch, _Loose) else batch
 
 
 def make_loader(
@@ -177,18 +216,34 @@ def watched_workers(run: Run | None = None) -> Iterator[None]:
     _readers.difference_update([reader for reader in _readers if not reader.is_alive()])
     try:
         yield
-    except (RuntimeError, ConnectionResetError, EOFError) as error:  # as it handed over a batch
+    except (RuntimeError, OSError, EOFError) as error:  # as it handed over a batch
         if not _readers:
             raise
+        safe = f"; {run.last_good}" if run else ""
+        short = explain(error)
+        if short:
+            raise MachineError(f"{short}{safe}") from error
         # PyTorch's handler of this signal may raise the same error once more, in the midst of this.
         with _default_handler("SIGCHLD"):
             exit_code = _exit_code_of_dead_reader()
         if exit_code is None:
             raise
         what = f"a process that reads videos died (exit code {exit_code})"
-        advice = "if it ran out of memory, try fewer num_workers"
-        safe = f"; {run.last_good}" if run else ""
-        raise TrainingError(f"{what}; {advice}{safe}") from error
+        raise TrainingError(f"{what}; {_advice(exit_code)}{safe}") from error
+
+
+def _advice(exit_code: int) -> str:
+    """What may help where a reader died with this exit code (below 0: minus a signal)."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if exit_code == 1 and script and multiprocessing.get_start_method() != "fork":
+        return (
+            f"new processes run {os.path.basename(script)} again: what it does must stand "
+            "below `if __name__ == '__main__':`"
+        )
+    if -exit_code == getattr(signal, "SIGBUS", None):
+        free = free_shared_memory() / 1e6
+        return f"/dev/shm may be full ({free:.0f} MB are free): a container has --shm-size for it"
+    return "if it ran out of memory, try fewer num_workers"
 
 
 @contextmanager

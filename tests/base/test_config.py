@@ -136,7 +136,7 @@ def test_values_are_read_as_their_field_says(name, value, expected):
         ("resume", "perhaps", "resume must be True or False, got perhaps"),
         ("resume", 1, "resume must be True or False, got 1"),
         ("root", ["a", "b"], "root takes one value, got a b"),
-        ("root", None, "root must be a text, got None"),
+        ("root", None, "root must be a path, got None"),
         ("precision", "fp8", "precision must be one of auto, no, bf16, got fp8"),
         ("milestones", "soon", "milestones must be a whole number, got soon"),
         ("milestones", "[1, 0]", "milestones must lie in 1..1000000, got 0"),
@@ -290,3 +290,20 @@ def test_a_damaged_config_is_named(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("[")
     assert complaint(config_differences, PAPER, path) == f"{path}: damaged; choose another out"
+
+
+@pytest.mark.parametrize("name", ["root", "out"])
+def test_a_tilde_in_a_path_is_the_home_folder(name, monkeypatch, tmp_path):
+    """2026-11: `--out='~/run'`, and a notebook's `out = "~/run"`, made a folder named `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    found = [
+        PretrainConfig(**{name: "~/run"}),
+        PretrainConfig(**{name: Path("~/run")}),
+        parse(PretrainConfig(), [f"--{name}=~/run"]),
+        parse(PretrainConfig(), [f"--{name}", "~/run"]),
+        config_from(PRETRAIN_PRESETS | {"demo": PretrainConfig()}, {name: "~/run"}),
+    ]
+    assert {Path(getattr(config, name)) for config in found} == {tmp_path / "run"}
+    with pytest.raises(ConfigError, match="must be a path"):
+        PretrainConfig(**{name: "a\0b"})

@@ -18,6 +18,7 @@ from memdpc.base.files import (
     atomic_write,
     cache_folder,
     clear_parts,
+    expand_home,
     hold_folder,
     output_folder,
     read_json,
@@ -429,3 +430,30 @@ def test_where_nothing_can_be_written_nobody_waits(tmp_path):
     (tmp_path / "file").write_text("")
     with turn(tmp_path / "file" / "cache" / "index"):
         pass
+
+
+# ---- home folders
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    """2026-11: `~/run` that no shell had expanded made a folder named `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert Path(expand_home("~/a b/")) == tmp_path / "a b"
+    assert [expand_home(path) for path in ("", "a/~", "./~", "/x")] == ["", "a/~", "./~", "/x"]
+    with pytest.raises(ConfigError, match="no such home folder"):
+        expand_home("~nobody-of-this-name/x")
+    monkeypatch.setenv("MEMDPC_CACHE", "~/kept")
+    assert cache_folder() == tmp_path / "kept"
+
+
+def test_a_user_without_a_home_is_told_what_to_do(monkeypatch):
+    """2026-11: a container with an unknown user: a traceback of pathlib's."""
+
+    def nowhere():
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("MEMDPC_CACHE", raising=False)
+    monkeypatch.setattr(files.Path, "home", nowhere)
+    with pytest.raises(ConfigError, match="name a folder in the environment variable MEMDPC_CACHE"):
+        cache_folder()

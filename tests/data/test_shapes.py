@@ -3,6 +3,11 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -370,3 +375,29 @@ def test_mishaps_are_written_whole_and_once(tmp_path):
     for wrong in dict(videos_per_kind=3), dict(seed=-1):
         with pytest.raises(ConfigError):
             write_mishaps(tmp_path / "b", **wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="children are read off /proc")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGHUP", "SIGINT"])
+def test_no_process_outlives_a_killed_parent(tmp_path, name):
+    """2026-11: the processes of a killed `memdpc shapes` waited for ever."""
+    words = ["shapes", "--out", str(tmp_path / "s"), "--videos_per_class", "4000"]
+    parent = subprocess.Popen([sys.executable, "-m", "memdpc", *words])
+    listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    while len(children := listed.read_text().split()) < 2:
+        time.sleep(0.1)
+    parent.send_signal(getattr(signal, name))
+    parent.wait(120)
+    end = time.monotonic() + 120
+    while any(map(is_alive, children)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(is_alive, children))
+
+
+def is_alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

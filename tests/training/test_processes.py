@@ -14,6 +14,7 @@ import torch
 from toy_job import Numbers, ToyConfig, toy
 
 from memdpc.base.errors import ConfigError, DatasetError, TrainingError
+from memdpc.training import processes
 from memdpc.training.processes import (
     Interruption,
     arithmetic,
@@ -160,6 +161,38 @@ def test_an_error_of_ones_own_is_not_taken_for_a_death(tmp_path):
 
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         toy(tmp_path, compute=fail, num_workers=2)
+
+
+def test_batches_are_the_same_where_shared_memory_does_not_serve(monkeypatch):
+    """2026-11: Docker's 64 MB of /dev/shm ended a run in a traceback of PyTorch's."""
+    batches = [[(0, 0), (0, 1)], [(0, 2)]]
+    expected = list(make_loader(Numbers(), batches, 0))
+    monkeypatch.setattr(processes, "shared_memory_serves", lambda size, readers: False)
+    found = list(make_loader(Numbers(), batches, 1))
+    assert len(found) == 2
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+SPAWNED = """
+import multiprocessing
+multiprocessing.set_start_method("spawn")
+import numpy
+from memdpc.training.processes import make_loader, watched_workers
+class Items:
+    def __getitem__(self, key): return {"x": numpy.zeros(1)}
+with watched_workers():
+    list(make_loader(Items(), [[0]], 1))
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_its_guard_is_told_so(tmp_path):
+    """2026-11: where processes are spawned, memory was said to have run out."""
+    (tmp_path / "plain.py").write_text(SPAWNED)
+    words = [sys.executable, str(tmp_path / "plain.py")]
+    done = subprocess.run(words, timeout=300, capture_output=True, text=True)
+    assert "new processes run plain.py again" in done.stderr.splitlines()[-1]
 
 
 # ---- devices

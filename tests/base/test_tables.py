@@ -1,0 +1,25 @@
+"""Results as text, and names that a spreadsheet would take for formulas."""
+
+import pytest
+from test_errors import NASTY
+
+from memdpc.base.tables import path_cell, path_in, results_text, text_cell
+
+
+@pytest.mark.parametrize("name", ["=cmd()", "+1", "-x/a.mp4", "@a", "\ta", "\uff1dfull width"])
+def test_no_name_begins_a_formula(name):
+    """2026-11: a file named `=HYPERLINK(...)` was a formula in scan.csv."""
+    assert path_cell(name) == "./" + name
+    assert path_in(path_cell(name)) == name
+    assert text_cell(name) == "'" + name
+
+
+@pytest.mark.parametrize("name", ["a=b.mp4", "./a.mp4", "a/-b.mp4", ""])
+def test_other_names_and_numbers_stay(name):
+    assert path_in(path_cell(name)) == path_cell(name) == text_cell(name) == name
+    assert text_cell(-1) == -1
+
+
+def test_names_in_results_are_safe_to_print():
+    text = results_text({"probe": {NASTY: 0.5}, "rows": [{"class": NASTY, "share": None}]})
+    assert all(line.isprintable() for line in text.split("\n"))
