@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", help="the embedded dataset, where it has been written already")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--log_every", type=int, default=2)
+    parser.add_argument("--log_every", type=int, default=4)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory() as folder:
