@@ -601,11 +601,13 @@ def oops(config: OopsConfig) -> dict:
     network_folder(output_folder(config.out, "metrics.json") / "classifier")
     accelerator = make_accelerator(config.device, num_workers=config.num_workers)
     device = accelerator.device
+    finetuning = config.mode == "finetune"
+    if finetuning:  # only looks: a folder that does not fit shows before anything is computed
+        finetuning_run(config, accelerator, None, main=False)
     model, sizes = sized_model(config)
     need_predictor(model, config.checkpoint)
-    finetuning = config.mode == "finetune"
     parts, counts = annotated_videos(config)
-    if finetuning:  # only looks: a folder that does not fit shows before anything is computed
+    if finetuning:
         finetuning_run(config, accelerator, parts, main=False)
     times = [video.transitions for video in parts["test"].videos.videos]
     kind = "random" if config.checkpoint == "random" else "pretrained"

@@ -59,11 +59,13 @@ def learning_rate_with_one_drop(
 def finetuning_run(
     config: OopsConfig,
     accelerator: Accelerator,
-    parts: Mapping[str, LabelledVideos],
+    parts: Mapping[str, LabelledVideos] | None,  # None: not known yet
     main: bool,
 ) -> Run:
     """The run in `out/finetuned`; one that is not `main` only looks."""
-    videos = {"training": parts["train"].videos, "held-out": parts["held out"].videos}
+    videos = None
+    if parts is not None:
+        videos = {"training": parts["train"].videos, "held-out": parts["held out"].videos}
     folder = Path(config.out, "finetuned")
     return Run(folder, config, main, accelerator.num_processes, videos)
 

@@ -140,7 +140,8 @@ class _ErrorsAsItems:
         except MemdpcError as error:
             return error
         except OSError as error:  # the machine's fault: no other video stands in for this one
-            return DatasetError(f"{error.filename or 'a video'}: cannot be read ({error.strerror})")
+            reason = error.strerror or error
+            return DatasetError(f"{error.filename or 'a video'}: cannot be read ({reason})")
 
 
 class _Loose(NamedTuple):

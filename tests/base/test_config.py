@@ -179,8 +179,8 @@ def test_a_flag_may_stand_alone(words):
         ("--lr -1", "lr must lie in 0..100, got -1.0"),
         ("--lr", "lr needs a value"),
         ("--seed=-1", "seed must lie in 0..2147483647, got -1"),
-        ("--zzz", "'--zzz' is not a parameter of this job: choose among address_gain, "),
-        ("stray", "'stray' is not a parameter of this job: choose among address_gain, "),
+        ("--zzz", "'--zzz' is not a parameter of this job: choose among accept_changed_data, "),
+        ("stray", "'stray' is not a parameter of this job: choose among accept_changed_data, "),
         ("--root a b", "root takes one value, got a b"),
     ],
 )

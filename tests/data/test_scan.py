@@ -340,4 +340,4 @@ def test_a_table_that_cannot_be_written_is_one_line(tree, tmp_path):
     done = subprocess.run(
         [*words, str(tmp_path / "file")], capture_output=True, text=True, cwd=ROOT
     )
-    assert (done.returncode, done.stderr) == (2, f"memdpc: {tmp_path / 'file'}: File exists\n")
+    assert (done.returncode, done.stderr) == (2, f"memdpc: {tmp_path / 'file'}: Not a directory\n")

@@ -580,7 +580,7 @@ def test_users_mistakes(whole, tmp_path):
     with pytest.raises(ConfigError, match="holds a run already"):
         classify(replace(config, max_steps=1))
     with pytest.raises(ConfigError, match="other settings"):
-        classify(replace(config, max_steps=2, resume=True))
+        classify(replace(config, lr=1e-5, resume=True))
 
 
 def test_mode_alone_is_the_papers_recipe():

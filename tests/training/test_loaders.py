@@ -80,7 +80,7 @@ def test_what_cannot_be_read_says_why(material, monkeypatch):
     for cores in (1, 2):  # and one that breaks in the middle leaves the race
         rates = loaders.race(material, ["memdpc", "decord"], 5, cores, notes)
         assert set(rates) == {"memdpc"}
-        assert notes.pop("decord").startswith("OSError: ")
+        assert "cannot load" in notes.pop("decord")
     with pytest.raises(OSError):
         loaders.race(material, ["decord"], 5)
 
