@@ -158,10 +158,14 @@ def _feature_parts(folder: Path) -> Iterator[str]:
 
 
 def _about_array(path: Path) -> list[str]:
-    """Shape and type of an array, from its file's head."""
+    """Shape and type of an array, from its file's head; `TrainingError` where it is damaged."""
+    if not path.is_file():  # a pipe would be waited for
+        raise TrainingError(f"{path}: damaged (no plain file)")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # NumPy reads the head as a program's text, which may be any
         raise TrainingError(f"{path}: damaged") from error
     return [" x ".join(map(str, array.shape)), str(array.dtype)]
 

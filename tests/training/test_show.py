@@ -1,6 +1,7 @@
 """What `memdpc show` says of a run, of results, of features, and of folders that hold neither."""
 
 import json
+import os
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -58,9 +59,24 @@ def test_features(tmp_path):
     (tmp_path / "train/index.csv").write_text("path\n")
     np.save(tmp_path / "train/vectors.npy", np.zeros((5, 7), np.float32))
     assert "vectors.npy 5 x 7 float32" in shown(tmp_path)
-    (tmp_path / "train/vectors.npy").write_bytes(b"noise")
+    for head in (
+        "",
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'9' * 400},)}}",
+        "(" * 99,
+    ):
+        content = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode()
+        for damaged in (b"noise", content):
+            (tmp_path / "train/vectors.npy").write_bytes(damaged)
+            with pytest.raises(TrainingError, match="vectors.npy: damaged"):
+                shown(tmp_path)
+    (tmp_path / "train/vectors.npy").unlink()
+    (tmp_path / "train/vectors.npy").mkdir()  # nor is a pipe read, which was waited for
     with pytest.raises(TrainingError, match="vectors.npy: damaged"):
         shown(tmp_path)
+
+
+def test_a_folder_in_the_home_folder():
+    assert ShowConfig("~/run").folder == os.path.expanduser("~/run")
 
 
 def test_names_from_elsewhere_are_safe_to_print(tmp_path):
