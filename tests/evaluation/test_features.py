@@ -527,6 +527,7 @@ def test_damaged_origin(small, tmp_path):
         whole.replace('[""]', "7"),
         whole.replace('[""]', "[7]"),
         '{"made from": {"kind": 3}, "sources": null}',
+        "[" * 200_000,
     ):
         origin.write_text(text)
         with pytest.raises(ConfigError, match="origin.json is damaged"):
