@@ -58,6 +58,17 @@ def stamp(path: str | os.PathLike) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
+# What the system answers where it cannot read, whatever a file holds.
+_CANNOT_READ = ("EACCES", "EPERM", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT")
+_CANNOT_READ = {getattr(errno, name) for name in _CANNOT_READ if hasattr(errno, name)}
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether `error`, or what it was raised from, is the system's fault and no file's damage."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _CANNOT_READ
+
+
 def fsync_path(path: str | os.PathLike) -> None:
     """Have the disk keep a file, or the names in a folder, through a power cut."""
     if os.name == "nt":

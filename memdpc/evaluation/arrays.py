@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from memdpc.base.errors import TrainingError
-from memdpc.base.files import atomic_write, write_bytes
+from memdpc.base.files import atomic_write, is_of_machine, write_bytes
 from memdpc.base.tables import path_cell, path_in, text_cell
 
 ARRAYS = (
@@ -105,11 +105,16 @@ def _index_rows(features: Features, classes: Sequence[str]) -> list[tuple]:
 
 
 def load_features(folder: str | Path) -> Features:
-    """What `save_features` wrote; `TrainingError` where it is incomplete or damaged."""
+    """What `save_features` wrote; `TrainingError` where it is incomplete or damaged.
+
+    An `OSError` where that is the machine's fault.
+    """
     folder = Path(folder)
     try:
         return _read_features(folder)
     except Exception as error:  # a damaged file can raise anything
+        if is_of_machine(error):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         advice = "remove this folder, and the features are computed again"
         raise TrainingError(f"{folder}: cannot be read ({reason}); {advice}") from error

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from memdpc.base.errors import CheckpointError
+from memdpc.base.files import is_of_machine
 
 WEIGHTS = "model.safetensors"  # the name in every folder
 
@@ -123,12 +124,12 @@ def read_pickle(path: Path, allowed: list[Any] | None = None) -> Any:
         ):
             found = torch.load(path, map_location="cpu", weights_only=True)
         claimed = sum(_plain_bytes(tensor) for tensor in _tensors_in(found))
-    except PermissionError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     except pickle.UnpicklingError as error:
         reason = "it asks for code to be run, or is damaged"
         raise CheckpointError(f"{refused} ({reason})") from error
     except Exception as error:  # whatever a damaged file makes the reader raise
+        if isinstance(error, OSError) and is_of_machine(error):
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
         raise CheckpointError(f"{refused} (it is damaged, or no checkpoint)") from error
     if claimed > _MOST_SHARED * size:
         raise CheckpointError(f"{refused} (its tensors claim {claimed} bytes, the file has {size})")

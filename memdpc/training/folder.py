@@ -16,7 +16,14 @@ from typing import Any
 import safetensors
 
 from memdpc.base.errors import CheckpointError, TrainingError
-from memdpc.base.files import LARGEST_TEXT, checkpoints_in, read_json, read_plain, step_of
+from memdpc.base.files import (
+    LARGEST_TEXT,
+    checkpoints_in,
+    is_of_machine,
+    read_json,
+    read_plain,
+    step_of,
+)
 
 METRICS = ("step", "epoch", "split", "name", "value")  # the columns of metrics.csv
 
@@ -48,6 +55,8 @@ def readable(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
+        if is_of_machine(error):
+            raise
         known = checkpoints_in(checkpoint.parent.parent)
         earlier = [folder.name for folder in known if step_of(folder) < step_of(checkpoint)]
         then = f"go on from {earlier[-1]}" if earlier else "begin anew"

@@ -1,6 +1,7 @@
 """A run's files with anything in them: a line that says so, or a run that trains to its end."""
 
 import csv
+import errno
 import io
 import itertools
 import json
@@ -14,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_job import STEPS, at_step, toy
 
-from memdpc.base.errors import MemdpcError, Stopped, TrainingError
+from memdpc.base.errors import CheckpointError, MemdpcError, Stopped, TrainingError
 from memdpc.base.files import checkpoints_in
+from memdpc.method import weights
+from memdpc.method.weights import read_pickle, read_tensors
 from memdpc.training.changes import video_changes
 from memdpc.training.folder import (
     read_metrics,
@@ -253,3 +256,19 @@ def test_a_place_that_may_not_be_read_is_not_damaged(tmp_path):
     """2026-11: the advice was to remove a checkpoint that the user's rights did not reach."""
     with pytest.raises(PermissionError), readable(tmp_path):
         raise PermissionError(13, "Permission denied", "optimizer.pt")
+
+
+@pytest.mark.parametrize("read, name", [(read_tensors, "a.safetensors"), (read_pickle, "a.pt")])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_weights_that_the_machine_cannot_read_are_not_damaged(
+    tmp_path, monkeypatch, read, name, number
+):
+    (tmp_path / name).write_bytes(bytes(99))
+
+    def fail(*args, **more):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(weights, "open", fail, raising=False)
+    wanted = rf"{name}: cannot be read \({os.strerror(number)}\)$"
+    with pytest.raises(CheckpointError, match=wanted), readable(tmp_path):
+        read(tmp_path / name)
