@@ -1,6 +1,7 @@
 """Folders of made datasets: claimed by a manifest, completed by any call, never mixed up."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -34,10 +35,16 @@ def claim(out: Path, manifest: dict) -> None:
                 f"{out}: holds another dataset of shapes ({found}), not {manifest}; "
                 "give a new folder"
             )
-    elif any(out.iterdir()):
+    elif any(not _is_part(inner.name) for inner in out.iterdir()):
         raise ConfigError(f"{out}: is not empty and holds no dataset of shapes; give a new folder")
     else:
+        clear_parts(out)  # of a process that was killed as it wrote the manifest
         write_json(path, manifest)
+
+
+def _is_part(name: str) -> bool:
+    """Whether `atomic_write` gives its work such a name."""
+    return re.fullmatch(rf"\.[0-9a-f]{{16}}{re.escape(PART)}", name) is not None
 
 
 def make_folder(folder: Path) -> None:

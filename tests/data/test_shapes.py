@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from memdpc.base.errors import ConfigError, MemdpcError
 from memdpc.data import shapes
+from memdpc.data._dataset_folder import claim
 from memdpc.data.mishaps import mishap_lists, plan, render_mishap, write_mishaps
 from memdpc.data.shapes import (
     ACTIONS,
@@ -263,6 +264,14 @@ def test_a_folder_that_is_not_ours_is_left_alone(make, said, tmp_path):
         write_shapes(tmp_path, videos_per_class=5)
     assert isinstance(caught.value, MemdpcError) and "\n" not in str(caught.value)
     assert contents(tmp_path) == before
+
+
+def test_what_a_kill_left_before_there_was_a_manifest_is_no_hindrance(tmp_path):
+    """2026-11: the folder counted as somebody's."""
+    (tmp_path / ".0123456789abcdef.part").mkdir()
+    (tmp_path / ".0123456789abcdef.part" / "shapes.json").write_text("{")
+    claim(tmp_path, {"seed": 0})
+    assert list(tmp_path.iterdir()) == [tmp_path / "shapes.json"]
 
 
 @pytest.mark.parametrize(
