@@ -15,12 +15,11 @@ def load_initial(model: MemDPC, checkpoint: str) -> None:
     It is a run, a checkpoint in it, a folder that `save_pretrained` wrote, or a released
     `.pth.tar`. `CheckpointError` names the entry that does not fit.
     """
-    path = Path(checkpoint).expanduser()
+    path = Path(checkpoint)
     if path.name.endswith((".pth.tar", ".pth")):
-        sizes = model.sizes | {"loss": model.loss}
-        load_strictly(model, load_released(path, **sizes).state_dict())
-        return
-    source = MemDPC.from_pretrained(path, loss=model.loss)
+        source = load_released(path, **model.sizes | {"loss": model.loss})
+    else:
+        source = MemDPC.from_pretrained(path, loss=model.loss)
     need_predictor(source, checkpoint)
     try:
         load_strictly(model, source.state_dict())

@@ -20,7 +20,8 @@ from memdpc.base.errors import CheckpointError, ConfigError, Stopped
 from memdpc.base.files import checkpoints_in
 from memdpc.data.video import write_video
 from memdpc.data.videos import load_dataset
-from memdpc.method.model import MemDPC
+from memdpc.method.model import Classifier, MemDPC
+from memdpc.method.released import released_name
 from memdpc.training.pretrain import model_from, pretrain
 from memdpc.training.run import read_metrics, read_results
 
@@ -314,6 +315,11 @@ def test_given_weights_that_do_not_fit_are_named(own, tmp_path):
         pretrain(replace(own, init=str(tmp_path / "net")))
     with pytest.raises(CheckpointError, match="nowhere: no such folder"):
         pretrain(replace(own, init=str(tmp_path / "nowhere")))
+    classifier = Classifier(MemDPC("tiny", 32, 3, 3, 1, mem_size=9), 3).state_dict()
+    released = {released_name(name): value for name, value in classifier.items()}
+    torch.save({"state_dict": released}, tmp_path / "c.pth.tar")
+    with pytest.raises(CheckpointError, match=r"c\.pth\.tar: a classifier, which has neither"):
+        pretrain(replace(own, init=str(tmp_path / "c.pth.tar")))
     with pytest.raises(ConfigError, match="a model has its weights already"):
         pretrain(replace(own, init="x"), model=model_from(own))
     assert not (tmp_path / "run").exists()
