@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from memdpc.base.errors import CheckpointError
+from memdpc.base.files import expand_home
 from memdpc.method.kinds import NETWORK, kind_of, network_config, network_entries
 from memdpc.method.model import Classifier, MemDPC
 from memdpc.method.saving import check_numbers, check_slots, dtype_of, load_strictly
@@ -100,7 +101,7 @@ def read_released(path: str | Path) -> Mapping[str, Any]:
         np.dtype,
         np.dtypes.Float64DType,
     ]
-    checkpoint = read_pickle(Path(path), allowed)
+    checkpoint = read_pickle(Path(expand_home(path)), allowed)
     if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise CheckpointError(f"{path}: holds no state_dict")
     return checkpoint["state_dict"]

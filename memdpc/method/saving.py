@@ -9,7 +9,6 @@ A folder may come from a stranger. Its config is read as the settings of a job a
 with the weights' header, before memory is asked for; weights that are NaN or infinite are refused.
 """
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from functools import reduce
@@ -23,7 +22,7 @@ from torch import nn
 
 from memdpc.base.config import PretrainConfig
 from memdpc.base.errors import CheckpointError, ConfigError
-from memdpc.base.files import checkpoints_in, read_json
+from memdpc.base.files import checkpoints_in, expand_home, read_json
 from memdpc.method.encoder import build_encoder
 from memdpc.method.kinds import MADE_BY, NETWORK, kind_of, network_config, network_entries
 from memdpc.method.weights import FLOATS, WEIGHTS, read_header, read_tensors
@@ -128,7 +127,7 @@ def checkpoint_folder(path: str | Path) -> Path:
 
     Of a classifier's run that is the checkpoint that was tested, else the last one.
     """
-    path = Path(path)
+    path = Path(expand_home(path))
     if (path / WEIGHTS).exists():
         return path
     last = next(reversed(checkpoints_in(path)), None)
@@ -156,7 +155,7 @@ def _what_is(path: Path) -> str:
 
 def _folder_of(name: str, hub: dict[str, Any]) -> Path:
     """The folder with the weights that `name` is, or that are downloaded from the hub."""
-    path = Path(os.path.expanduser(name))
+    path = Path(expand_home(name))
     place = path.parent
     at_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name, re.ASCII)
     if at_hub and not path.exists() and not place.exists():
