@@ -19,6 +19,7 @@ from memdpc.base.files import LARGEST_TEXT, read_json, read_plain
 from memdpc.data.videos import VideoList
 
 _LENGTH = ("epochs", "max_steps")
+_PLACES = ("root", "init", "checkpoint")  # compared as places, however they are spelled
 
 
 # ---- settings
@@ -36,7 +37,7 @@ def changes_since(config: Any, file: Path) -> Changes:
     """What changed since `file`, a run's config.json, was written; `ConfigError` where damaged."""
     saved = read_json(file, ConfigError(f"{file}: damaged; choose another out"))
     now = asdict(config)
-    refused = config_differences(config, file, (*MAY_DIFFER, *_LENGTH, "root", "init"))
+    refused = config_differences(config, file, (*MAY_DIFFER, *_LENGTH, *_PLACES))
     differ = [name for name in _LENGTH if name in now and saved.get(name) != now[name]]
     lengths = [f"{name}: {saved.get(name)!s:.80} -> {now[name]}" for name in differ]
     longer = ""
@@ -45,12 +46,11 @@ def changes_since(config: Any, file: Path) -> Changes:
     else:
         refused += [f"{length} (a run is made longer, not shorter)" for length in lengths]
     places = {}
-    for name in ("root", "init"):
+    for name in _PLACES:
         then = saved.get(name, "")
         here = now.get(name, "")
         places[name] = "" if _same_place(then, here) else f"{name}: {then!s:.200} -> {here}"
-    if places["init"]:
-        refused.append(places["init"])
+    refused += [places[name] for name in ("init", "checkpoint") if places[name]]
     return Changes(refused, places["root"], longer)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memdpc.base.config import PAPER
+from memdpc.base.config import PAPER, ClassifyConfig
 from memdpc.data.video import VideoInfo
 from memdpc.data.videos import Packed, Video, VideoList
 from memdpc.training.changes import changes_since, fingerprint, video_changes
@@ -70,6 +70,17 @@ def test_other_spellings_of_a_place_are_the_same_place(saved, tmp_path, monkeypa
     elsewhere = changes_since(replace(config, root="e", init=""), file)
     assert elsewhere.moved == f"root: {tmp_path}/d -> e"
     assert elsewhere.refused == [f"init: {tmp_path}/c -> "]
+
+
+def test_a_checkpoint_may_be_spelled_otherwise_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = ClassifyConfig(checkpoint="runs/a/")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(asdict(config)))
+    same = changes_since(replace(config, checkpoint=f"{tmp_path}/runs/a"), file)
+    assert same == ([], "", "")
+    other = changes_since(replace(config, checkpoint="runs/b"), file)
+    assert other.refused == ["checkpoint: runs/a/ -> runs/b"]
 
 
 @pytest.mark.parametrize(
