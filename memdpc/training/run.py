@@ -201,9 +201,10 @@ def _prepare_folder(run: Run, config: Any) -> None:
     clear_parts(run.checkpoints)
     begins = run.checkpoint() is None
     if run.longer:  # first of all it is no longer finished, whenever this is killed
-        results = read_results(run.folder)
-        results.pop("steps", None)
-        write_json(run.folder / "metrics.json", results)
+        with turn(run.folder / ".metrics.json"):  # a measurement may be adding its own
+            results = read_results(run.folder)
+            results.pop("steps", None)
+            write_json(run.folder / "metrics.json", results)
     if begins or run.longer or run.moved:
         with atomic_write(run.folder / "config.json") as part:
             save_config(config, part)
