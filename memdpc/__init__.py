@@ -26,6 +26,7 @@ _NAMES = {
         "CheckpointError",
         "ConfigError",
         "DatasetError",
+        "MachineError",
         "MemdpcError",
         "Stopped",
         "TrainingError",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:  # what type checkers and editors read in place of the table
     from memdpc.base.errors import CheckpointError as CheckpointError
     from memdpc.base.errors import ConfigError as ConfigError
     from memdpc.base.errors import DatasetError as DatasetError
+    from memdpc.base.errors import MachineError as MachineError
     from memdpc.base.errors import MemdpcError as MemdpcError
     from memdpc.base.errors import Stopped as Stopped
     from memdpc.base.errors import TrainingError as TrainingError
