@@ -179,6 +179,9 @@ OWN_RESULTS = {
     "oops": ("oops", "oops_videos"),
     "classify probe": ("probe", "probe_facts", "chance"),
 }
+# What other jobs than these leave out.
+_MEASURED = {name for names in OWN_RESULTS.values() for name in names} - {"chance"}
+_MEASURED |= {"retrieval_r1", "oops_balanced", "comparison"}
 
 
 def print_results(results: Any, name: str = "", mode: str = "") -> None:
@@ -186,7 +189,8 @@ def print_results(results: Any, name: str = "", mode: str = "") -> None:
     if not isinstance(results, Mapping):
         print(results)
         return
-    own = OWN_RESULTS.get(f"{name} {mode}", OWN_RESULTS.get(name, tuple(results)))
+    others = [name for name in results if name not in _MEASURED]
+    own = OWN_RESULTS.get(f"{name} {mode}", OWN_RESULTS.get(name, others))
     print(results_text({name: results[name] for name in own if name in results}))
 
 

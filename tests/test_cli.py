@@ -276,6 +276,8 @@ def test_a_measurement_prints_its_own_results(capsys):
     rows = [{"name": "head", "accuracy": 0.5}, {"name": "chance", "accuracy": None}]
     print_results(folder | {"oops": rows}, "oops", "linear")
     assert "head" in capsys.readouterr().out
+    print_results(folder, "pretrain")
+    assert capsys.readouterr().out.split() == ["loss", "3.900", "steps", "260"]
 
 
 # ---- exit statuses

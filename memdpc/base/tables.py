@@ -48,8 +48,9 @@ def results_text(results: Mapping[str, Any]) -> str:
 
 def _is_group(value: Any) -> bool:
     """A dict, or rows of a table; any other list is a value."""
-    rows = isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
-    return rows or isinstance(value, Mapping)
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(row, Mapping) and row for row in value)
+    return isinstance(value, Mapping)
 
 
 def _group_lines(group: Any) -> Iterator[str]:

@@ -20,6 +20,12 @@ def test_other_names_and_numbers_stay(name):
     assert text_cell(-1) == -1
 
 
+@pytest.mark.parametrize("value", [[{}], [{"x": 1}, 2], [2, {}], [], {}])
+def test_results_that_are_no_table_are_printed_as_they_are(value):
+    """A folder's metrics.json may hold anything; 2026-11: rows of no columns were a traceback."""
+    assert results_text({"name": value}).startswith("name")
+
+
 def test_names_in_results_are_safe_to_print():
     text = results_text({"probe": {NASTY: 0.5}, "rows": [{"class": NASTY, "share": None}]})
     assert all(line.isprintable() for line in text.split("\n"))
