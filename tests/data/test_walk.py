@@ -1,5 +1,6 @@
 """Hidden folders and litter: no classes, no labels, no training videos, in any layout."""
 
+import errno
 import os
 
 import pytest
@@ -18,7 +19,8 @@ from trees import (
 )
 
 from memdpc.base.config import PrepareConfig, ScanConfig
-from memdpc.data.layouts import Listed, list_dataset, video_paths
+from memdpc.base.errors import DatasetError
+from memdpc.data.layouts import Listed, list_dataset, video_paths, walk
 from memdpc.data.layouts.walk import is_litter
 from memdpc.data.prepare import prepare
 from memdpc.data.scan import scan
@@ -170,3 +172,16 @@ def test_scan_and_prepare_pass_it_over(tmp_path):
     )
     assert prepare(job).kept == ("a/1.mp4",)
     assert video_paths(tmp_path / "out") == ["a/1.mp4"]
+
+
+@pytest.mark.parametrize("name, made", [("folder", "a"), ("kinetics400", "train/a")])
+def test_a_folder_that_cannot_be_read_is_not_called_empty(tmp_path, monkeypatch, name, made):
+    """2026-11: of a disk that did not answer it was said that it holds no video files."""
+    (tmp_path / made).mkdir(parents=True)
+
+    def fail(root, folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(walk, "_read_folder", fail)
+    with pytest.raises(DatasetError, match="is a folder that cannot be read"):
+        list_dataset(name, tmp_path)

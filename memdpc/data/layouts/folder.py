@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from memdpc.base.errors import DatasetError
-from memdpc.data.layouts.listing import EMPTY, Listed, Listing, Missing
+from memdpc.data.layouts.listing import EMPTY, Listed, Listing, Missing, refuse_unreadable
 from memdpc.data.layouts.walk import UNREADABLE, VIDEO_SUFFIXES, folder_names, video_paths
 
 __all__ = []
@@ -97,6 +97,7 @@ def _some_videos(
 ) -> list[str]:
     found = video_paths(root, folder, missing)
     if not found:
+        refuse_unreadable(root, missing)
         kinds = " ".join(sorted(VIDEO_SUFFIXES))
         raise DatasetError(f"{root / folder}: no video files ({kinds}) outside hidden folders")
     return found

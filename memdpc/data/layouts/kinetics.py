@@ -25,6 +25,7 @@ from memdpc.data.layouts.listing import (
     Missing,
     find_folder,
     quoted,
+    refuse_unreadable,
 )
 from memdpc.data.layouts.matching import FORMS, Form, loosely, match_files
 from memdpc.data.layouts.walk import folder_names, video_paths
@@ -111,6 +112,7 @@ def list_kinetics400(
     missing: list[Missing] = []
     found = video_paths(root, part, missing)
     if not found:
+        refuse_unreadable(root, missing)
         raise DatasetError(f"{root}/{part}: no video files")
     tables: dict[str, str] = {}
     for name, places in TABLES.items():

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from memdpc.base.errors import ConfigError, DatasetError
 from memdpc.base.registry import Registry
+from memdpc.data.layouts.walk import UNREADABLE
 
 __all__ = []
 
@@ -226,6 +227,16 @@ def find_folder(
         if os.path.isdir(os.path.join(root, name)):
             return name
     raise DatasetError(f"{root}: no folder {' or '.join(names)} ({what})")
+
+
+def refuse_unreadable(
+    root: str | os.PathLike,
+    missing: Iterable[Missing],
+) -> None:
+    """`DatasetError` for the first folder that could not be read: it may hold the videos."""
+    for path, reason in missing:
+        if reason.startswith(UNREADABLE):
+            raise DatasetError(f"{Path(root, path)}: {reason}")
 
 
 def path_inside(
