@@ -59,8 +59,8 @@ def stamp(path: str | os.PathLike) -> list[int]:
 
 
 # What the system answers where it cannot read, whatever a file holds.
-_CANNOT_READ = ("EACCES", "EPERM", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT")
-_CANNOT_READ = {getattr(errno, name) for name in _CANNOT_READ if hasattr(errno, name)}
+_NAMES = ("EACCES", "EPERM", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT")
+_CANNOT_READ = {getattr(errno, name) for name in _NAMES if hasattr(errno, name)}
 
 
 def is_of_machine(error: BaseException) -> bool:
