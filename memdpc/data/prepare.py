@@ -515,7 +515,7 @@ def measure_speed(
             break
         try:
             both = [Clips(_single_video(index, path), img_size=img_size) for index in indices]
-        except VideoError:
+        except (VideoError, OSError):
             continue  # gone since
         rounds = [[_clip_time(clips, epoch) for clips in both] for epoch in range(3)]
         seconds.append(np.mean(rounds, axis=0))
