@@ -44,7 +44,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from memdpc.base.config import PrepareConfig
-from memdpc.base.errors import ConfigError, DatasetError, VideoError, printable
+from memdpc.base.errors import ConfigError, DatasetError, MemdpcError, VideoError, printable
 from memdpc.base.files import (
     hold_folder,
     output_folder,
@@ -515,9 +515,9 @@ def measure_speed(
             break
         try:
             both = [Clips(_single_video(index, path), img_size=img_size) for index in indices]
-        except (VideoError, OSError):
-            continue  # gone since
-        rounds = [[_clip_time(clips, epoch) for clips in both] for epoch in range(3)]
+            rounds = [[_clip_time(clips, epoch) for clips in both] for epoch in range(3)]
+        except (MemdpcError, OSError):
+            continue  # gone since, or not to be read for the moment
         seconds.append(np.mean(rounds, axis=0))
     if not seconds:
         return None
