@@ -522,7 +522,7 @@ class PrepareConfig(JobConfig):
 class ShowConfig(JobConfig):
     """Say what a run, or a folder of results, holds."""
 
-    folder: str = ""  # a run, or the out of any other job
+    folder: FilePath = ""  # a run, or the out of any other job
 
 
 @dataclass(frozen=True)

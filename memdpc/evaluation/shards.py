@@ -29,7 +29,14 @@ from accelerate.utils import broadcast_object_list
 
 from memdpc import __version__
 from memdpc.base.errors import ConfigError, TrainingError
-from memdpc.base.files import atomic_write, hold_folder, stamp, write_bytes
+from memdpc.base.files import (
+    LARGEST_JSON,
+    atomic_write,
+    hold_folder,
+    read_plain,
+    stamp,
+    write_bytes,
+)
 from memdpc.base.terminal import progress_bar
 from memdpc.data.clips import Clips
 from memdpc.evaluation.arrays import (
@@ -206,8 +213,8 @@ def known_origin(folder: Path) -> dict[str, Any]:
     `ConfigError` where the file was not written here.
     """
     try:
-        known = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        known = json.loads(read_plain(folder / "origin.json", LARGEST_JSON).decode())
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     match known:
         case {"made from": {"kind": str()}, "sources": None}:

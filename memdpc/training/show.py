@@ -160,6 +160,8 @@ def _feature_parts(folder: Path) -> Iterator[str]:
 def _about_array(path: Path) -> list[str]:
     """Shape and type of an array, from its file's head."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("no plain file")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise TrainingError(f"{path}: damaged") from error

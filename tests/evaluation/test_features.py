@@ -515,7 +515,7 @@ def test_damaged_origin(small, tmp_path):
     )
     write_features(config)
     whole, wanted = origin.read_text(), files(tmp_path / "out")
-    for text in ("", whole[:40]):
+    for text in ("", whole[:40], "[" * 100_000):
         origin.write_text(text)
         write_features(config)
         assert files(tmp_path / "out") == wanted
@@ -532,6 +532,10 @@ def test_damaged_origin(small, tmp_path):
         with pytest.raises(ConfigError, match="origin.json is damaged"):
             write_features(config)
         assert origin.read_text() == text
+    origin.unlink()
+    os.mkfifo(origin)  # is not waited for
+    with pytest.raises(ConfigError, match="nothing shows that it holds features"):
+        write_features(config)
 
 
 def test_a_full_disk_is_a_line(small, tmp_path, monkeypatch):
