@@ -75,6 +75,9 @@ def test_a_run_is_its_last_checkpoint(saved, tmp_path):
     assert isinstance(MemDPC.from_pretrained(tmp_path / "run"), MemDPC)
     (tmp_path / "run/metrics.json").write_text('{"tested_step": 3}')
     assert checkpoint_folder(tmp_path / "run").name == "step-00000003"
+    for tested in (True, None, 77, -3, 10**400):  # true was step 1
+        (tmp_path / "run/metrics.json").write_text(json.dumps({"tested_step": tested}))
+        assert "no checkpoint of the tested step" in refusal(checkpoint_folder, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
