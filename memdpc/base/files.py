@@ -117,8 +117,9 @@ def append_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def _open_itself(path: str, flags: int) -> int:
-    """What `open` does, but for a link: that is an error."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """What `open` does, but a link is an error, and so is a pipe that would be waited for."""
+    extra = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags | extra, 0o666)
 
 
 def write_failure(path: str | os.PathLike, error: BaseException) -> str:

@@ -30,7 +30,7 @@ from accelerate.utils import broadcast_object_list
 from memdpc import __version__
 from memdpc.base.errors import ConfigError, TrainingError
 from memdpc.base.files import (
-    LARGEST_TEXT,
+    LARGEST_JSON,
     atomic_write,
     hold_folder,
     read_plain,
@@ -213,7 +213,7 @@ def known_origin(folder: Path) -> dict[str, Any]:
     `ConfigError` where the file was not written here.
     """
     try:
-        known = json.loads(read_plain(folder / "origin.json", LARGEST_TEXT).decode())
+        known = json.loads(read_plain(folder / "origin.json", LARGEST_JSON).decode())
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
     except (ValueError, RecursionError):  # a pipe, nesting or digits without end

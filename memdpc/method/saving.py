@@ -22,7 +22,7 @@ from torch import nn
 
 from memdpc.base.config import PretrainConfig
 from memdpc.base.errors import CheckpointError, ConfigError
-from memdpc.base.files import checkpoints_in, expand_home, read_json
+from memdpc.base.files import checkpoints_in, expand_home, read_json, step_of
 from memdpc.method.encoder import build_encoder
 from memdpc.method.kinds import MADE_BY, NETWORK, kind_of, network_config, network_entries
 from memdpc.method.weights import FLOATS, WEIGHTS, read_header, read_tensors
@@ -130,14 +130,19 @@ def checkpoint_folder(path: str | Path) -> Path:
     path = Path(expand_home(path))
     if (path / WEIGHTS).exists():
         return path
-    last = next(reversed(checkpoints_in(path)), None)
-    if last is None:
+    kept = checkpoints_in(path)
+    if not kept:
         accepted = f"a run, a folder with {WEIGHTS}, a .pth.tar, or random"
         raise CheckpointError(f"{path}: {_what_is(path)} ({accepted})")
     results = path / "metrics.json"
     known = read_json(results, CheckpointError(f"{results}: damaged")) if results.is_file() else {}
-    tested = known.get("tested_step")
-    return last.with_name(f"step-{tested:08d}") if isinstance(tested, int) else last
+    if "tested_step" not in known:
+        return kept[-1]
+    tested = known["tested_step"]
+    for checkpoint in kept:
+        if type(tested) is int and step_of(checkpoint) == tested:
+            return checkpoint
+    raise CheckpointError(f"{results}: no checkpoint of the tested step, {tested!r:.40}, is here")
 
 
 def _what_is(path: Path) -> str:

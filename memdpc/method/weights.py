@@ -8,6 +8,7 @@ cannot be read is a `CheckpointError` of one line; a pipe or a device is refused
 
 import json
 import math
+import mmap
 import pickle
 import warnings
 import zipfile
@@ -41,10 +42,15 @@ INTEGERS = {
 _DTYPES = FLOATS | INTEGERS  # as safetensors calls them
 
 _LONGEST_HEADER = 8_000_000  # bytes: about 80,000 entries
+_MOST_SIDES = 64  # of a tensor; multiplying a million of them takes hours
 
 # How many times the size of their file tensors may have. They may share memory: the released code
 # writes each weight of a GRU under two names.
 _MOST_SHARED = 4
+
+# What torch lets a pickle call though it takes memory at once: bytes in any number, and a tensor of
+# stride 0 written out. Pickles that torch reads hold these names as plain text.
+_UNFOLDING = (b"bytearray\n", b"_rebuild_device_tensor_from_cpu_tensor\n")
 
 
 class Entry(NamedTuple):
@@ -86,7 +92,8 @@ def _entry(path: Path, name: str, found: Any) -> Entry:
         case {"dtype": str(kind), "shape": [*shape]}:
             if kind not in _DTYPES:
                 raise CheckpointError(f"{path}: {name}: no weights of type {kind} are known here")
-            if all(type(side) is int and 0 <= side < 2**63 for side in shape):
+            sides_fit = all(type(side) is int and 0 <= side < 2**63 for side in shape)
+            if len(shape) <= _MOST_SIDES and sides_fit:
                 return Entry(_DTYPES[kind], tuple(shape))
     raise CheckpointError(f"{path}: {name}: damaged in the header")
 
@@ -137,8 +144,14 @@ def read_pickle(path: Path, allowed: list[Any] | None = None) -> Any:
 
 
 def _refuse_bombs(path: Path, size: int) -> None:
-    """`ValueError` for a zip file whose entries are larger than the file: torch compresses none."""
+    """`ValueError` for a file that unfolds: by a call in its pickle, or by its zip entries.
+
+    Those are larger than the file only where they are compressed, which torch never does.
+    """
     with open(path, "rb") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if any(content.find(name) >= 0 for name in _UNFOLDING):
+                raise ValueError("a call that takes memory")
         if file.read(4) != b"PK\x03\x04":
             return  # the format before 2020, which is read as a stream
     with zipfile.ZipFile(path) as archive:

@@ -111,7 +111,7 @@ _STATE = {
     "best": _is_best,
     "values": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
     "processes": is_count,
-    "seconds": lambda value: _is_number(value) and 0 <= value < math.inf,
+    "seconds": lambda value: _is_number(value) and 0 <= value < 1e12,  # 30,000 years
     "total_steps": is_count,
     "arithmetic": _is_arithmetic,
     "dropped": is_count,

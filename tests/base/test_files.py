@@ -457,3 +457,10 @@ def test_a_user_without_a_home_is_told_what_to_do(monkeypatch):
     monkeypatch.setattr(files.Path, "home", nowhere)
     with pytest.raises(ConfigError, match="name a folder in the environment variable MEMDPC_CACHE"):
         cache_folder()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_appending_to_a_pipe_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "index.jsonl")
+    with pytest.raises(OSError, match="index.jsonl"):
+        append_bytes(tmp_path / "index.jsonl", b"a line")

@@ -533,6 +533,10 @@ def test_damaged_origin(small, tmp_path):
         with pytest.raises(ConfigError, match="origin.json is damaged"):
             write_features(config)
         assert origin.read_text() == text
+    origin.unlink()
+    os.mkfifo(origin)  # is not waited for
+    with pytest.raises(ConfigError, match="origin.json is damaged"):
+        write_features(config)
 
 
 def test_a_full_disk_is_a_line(small, tmp_path, monkeypatch):

@@ -75,6 +75,9 @@ def test_a_run_is_its_last_checkpoint(saved, tmp_path):
     assert isinstance(MemDPC.from_pretrained(tmp_path / "run"), MemDPC)
     (tmp_path / "run/metrics.json").write_text('{"tested_step": 3}')
     assert checkpoint_folder(tmp_path / "run").name == "step-00000003"
+    for tested in (True, None, 77, -3, 10**400):  # true was step 1
+        (tmp_path / "run/metrics.json").write_text(json.dumps({"tested_step": tested}))
+        assert "no checkpoint of the tested step" in refusal(checkpoint_folder, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -160,6 +163,8 @@ def test_a_config_that_claims_too_much(config, error, saved, tmp_path):
     [
         ({"a": {"dtype": "F32", "shape": [10**11], "data_offsets": [0, 4 * 10**11]}}, "cut short"),
         ({"a": {"dtype": "F32", "shape": [10**9] * 9, "data_offsets": [0, 4]}}, "cut short"),
+        ({"a": {"dtype": "F32", "shape": [2**62] * 300, "data_offsets": [0, 4]}}, "a: damaged"),
+        ({"a": {"dtype": "F32", "shape": [2**62] * 300_000, "data_offsets": [0, 4]}}, "a: damaged"),
         ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "a: damaged"),
         ({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, "a: damaged"),
         ({"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}, "F8_E4M3"),
@@ -168,7 +173,19 @@ def test_a_config_that_claims_too_much(config, error, saved, tmp_path):
         (b"[" * 100_000, "damaged header"),
         (b"\xff\xfe", "damaged header"),
     ],
-    ids=["bytes", "product", "negative", "bool", "type", "number", "list", "deep", "not UTF-8"],
+    ids=[
+        "bytes",
+        "product",
+        "digits",
+        "hours",
+        "negative",
+        "bool",
+        "type",
+        "number",
+        "list",
+        "deep",
+        "not-UTF-8",
+    ],
 )
 def test_a_header_that_lies(header, error, tmp_path):
     path = header_of(tmp_path / "model.safetensors")(header)
@@ -212,6 +229,41 @@ def test_entries_that_unfold(tmp_path):
         for entry in old.infolist():
             new.writestr(entry.filename, old.read(entry))
     assert "not a checkpoint that can be loaded safely" in refusal(read_pickle, packed)
+
+
+class Call:
+    """What a pickle stores as a call of a function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Call(bytearray, 2 * 10**9),
+        lambda: Call(
+            torch._utils._rebuild_device_tensor_from_cpu_tensor,
+            torch.zeros(1).expand(25 * 10**7),
+            torch.float64,
+            "cpu",
+            False,
+        ),
+    ],
+    ids=["bytes", "tensor"],
+)
+def test_a_call_that_takes_memory(call, zipped, tmp_path):
+    """2026-11: torch lets a pickle of 500 bytes ask for 2 GB of zeros, and writes them."""
+    path = tmp_path / "x.pth.tar"
+    torch.save({"state_dict": call()}, path, _use_new_zipfile_serialization=zipped)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "not a checkpoint that can be loaded safely" in refusal(read_pickle, path)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 300_000  # kB
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_a_fingerprint_with_anything_in_it(stopped, content):
 WRONG = {
     "step": [10**9, "4", -5, 0, True, None, 4.0],
     "best": ["x", [1], [1, "x"], [0, 1.0], [1, float("nan")], [999, 1.0], {}],
-    "seconds": ["x", -1, float("inf"), float("nan"), None],
+    "seconds": ["x", -1, float("inf"), float("nan"), None, 10**400],
     "values": [None, [], {"loss": "x"}],
     "processes": [0, "1", None],
     "total_steps": [0, "x", None],

@@ -44,6 +44,12 @@ def test_a_run_that_was_stopped(run):
     assert "step-00000002 2.5 MB best" in lines and "step-00000004 2.5 MB last" in lines
 
 
+def test_the_home_folder(run, monkeypatch):
+    """A shell leaves the ~ in `--folder=~/run` as it is."""
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert show(ShowConfig(f"~/{run.name}")) == show(ShowConfig(str(run)))
+
+
 def test_a_run_that_is_finished_and_its_results(run):
     rows = [{"name": "probe", "accuracy": 0.75}, {"name": "chance", "n": 3}]
     results = {"steps": 260, "loss": 1.5, "probe": {"random": 0.125}, "oops": rows}
@@ -77,6 +83,14 @@ def test_features(tmp_path):
 
 def test_a_folder_in_the_home_folder():
     assert ShowConfig("~/run").folder == os.path.expanduser("~/run")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / "index.csv").write_text("path\n")
+    os.mkfifo(tmp_path / "vectors.npy")
+    with pytest.raises(TrainingError, match="vectors.npy: damaged"):
+        shown(tmp_path)
 
 
 def test_names_from_elsewhere_are_safe_to_print(tmp_path):
