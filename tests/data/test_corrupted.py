@@ -193,7 +193,7 @@ def test_training_among_a_thousand_corrupted_files(corpus, tmp_path):
     """
     env = os.environ | {"MEMDPC_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     sizes = "--preset demo --img_size 32 --num_blocks 3 --block_len 2 --pred_steps 1 --mem_size 16"
-    sizes += " --epochs 1 --val_fraction 0 --num_workers 2 --device cpu"
+    sizes += " --batch_size 16 --epochs 1 --val_fraction 0 --num_workers 2 --device cpu"
     done = subprocess.run(
         [
             sys.executable,
