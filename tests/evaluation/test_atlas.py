@@ -325,7 +325,7 @@ def test_command(whole, run, tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert "atlas slots in use" in done.stdout and figures(tmp_path) == FIGURES
+    assert "slots in use" in done.stdout and figures(tmp_path) == FIGURES
     words[1] = save(tmp_path / "dpc", mem_size=0)
     done = subprocess.run(
         [sys.executable, "-m", "memdpc", "atlas", *map(str, words)],

@@ -552,7 +552,7 @@ def test_an_official_tree_goes_through_all_commands(tmp_path, clip, dataset, lab
         2,
     )
     assert counts["train_unlabelled"] == (dataset == "oops")
-    assert "oops_balanced" in capsys.readouterr().out
+    assert "\noops\n" in capsys.readouterr().out
 
 
 def refused(capsys, *args):
