@@ -392,7 +392,7 @@ def test_mishaps_are_written_whole_and_once(tmp_path):
 def test_no_process_outlives_a_killed_parent(tmp_path, name):
     """2026-11: the processes of a killed `memdpc shapes` waited for ever."""
     words = ["shapes", "--out", str(tmp_path / "s"), "--videos_per_class", "4000"]
-    parent = subprocess.Popen([sys.executable, "-m", "memdpc", *words])
+    parent = subprocess.Popen([sys.executable, "-m", "memdpc", *words], preexec_fn=_minds_hangup)
     listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     while len(children := listed.read_text().split()) < 2:
         time.sleep(0.1)
@@ -402,6 +402,11 @@ def test_no_process_outlives_a_killed_parent(tmp_path, name):
     while any(map(is_alive, children)) and time.monotonic() < end:
         time.sleep(0.1)
     assert not any(map(is_alive, children))
+
+
+def _minds_hangup():
+    """Under `nohup`, which keeps SIGHUP from a program, a job would rightly go on."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def is_alive(pid):
