@@ -53,8 +53,8 @@ for line in sys.stdin:
     except BaseException:
         import traceback
         traceback.print_exc()
-    import multiprocessing.util
-    multiprocessing.util._exit_function()          # as at the end of any Python program
+    import atexit
+    atexit._run_exitfuncs()          # as at the end of any Python program
     sys.stdout.flush()
     os._exit(code)
 """
@@ -455,7 +455,9 @@ def test_a_killed_reader_ends_the_run_in_a_line(launcher, videos, whole, tmp_pat
         )
     )
     workers = children(pid)
-    os.kill(workers[0], signal.SIGKILL)  # as the kernel does when memory runs out
+    for worker in workers:  # as the kernel does when memory runs out
+        with contextlib.suppress(ProcessLookupError):  # those of a validation may have ended
+            os.kill(worker, signal.SIGKILL)
     assert launcher.wait(pid) == 2
     assert (
         "a process that reads videos died" in launcher.line()
@@ -482,9 +484,8 @@ def test_a_loss_that_is_nan_and_a_damaged_checkpoint(launcher, videos, whole, tm
     save_file(state, weights)
     bad = weights.read_bytes()
     assert launcher.run(*job(videos, out)) == 2
-    assert (
-        f"the loss is nan at step {step + 1}; last good checkpoint: {last(out)}" in launcher.line()
-    )
+    line = launcher.line()
+    assert f"{last(out)}: damaged ({name}: NaN or infinite in the checkpoint)" in line
     assert weights.read_bytes() == bad and last(out).name == f"step-{step:08d}"
     weights.write_bytes(good[:-100])
     assert launcher.run(*job(videos, out)) == 2
