@@ -33,12 +33,6 @@ from memdpc.data.video import VideoInfo, centre_crop, frame_times, probe, read_f
 from memdpc.data.videos import load_dataset
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An index of its own for each test."""
-    monkeypatch.setenv("MEMDPC_CACHE", str(tmp_path / "cache"))
-
-
 def numbered(frames, side=16):
     """Frames that carry their number: uint8 [T, H, W, 3].
 

@@ -22,13 +22,6 @@ GOOD = {"stamp": [1000, 1_700_000_000_123_456_789], "info": INFO, "psnr": 41.5}
 HUGE = 10**400
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An index of its own for each test."""
-    monkeypatch.setenv("MEMDPC_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def parse(entry):
     return parse_entry(json.dumps(entry).encode())
 

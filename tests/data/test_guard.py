@@ -22,12 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 linux = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An index of its own for each test."""
-    monkeypatch.setenv("MEMDPC_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def many(tmp_path):
     return many_videos(tmp_path / "f")

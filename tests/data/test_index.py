@@ -19,13 +19,6 @@ from memdpc.data._entries import info_from
 from memdpc.data.index import Index, describe, examine
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An index of its own for each test."""
-    monkeypatch.setenv("MEMDPC_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def tree(tmp_path):
     return ucf101_with_videos(tmp_path / "UCF101")

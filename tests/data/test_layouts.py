@@ -58,12 +58,6 @@ needs_splits = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An index of its own for each test."""
-    monkeypatch.setenv("MEMDPC_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory):
     """The bytes of a video of eight frames."""

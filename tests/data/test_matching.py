@@ -30,12 +30,6 @@ from memdpc.data.layouts.matching import loosely, match_files
 from memdpc.data.scan import scan
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An index of its own for each test."""
-    monkeypatch.setenv("MEMDPC_CACHE", str(tmp_path / "cache"))
-
-
 def match(found, names, others=()):
     return match_files(found, [Listed(name) for name in names], [Listed(name) for name in others])
 

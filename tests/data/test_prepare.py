@@ -33,12 +33,6 @@ from memdpc.data.video import frame_times, probe, read_frames, write_video
 from memdpc.data.videos import load_dataset
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An index of its own for each test."""
-    monkeypatch.setenv("MEMDPC_CACHE", str(tmp_path / "cache"))
-
-
 def numbered(frames, height=60, width=80):
     """A gradient that moves; eight stripes at the top spell the frame's number: [T, H, W, 3]."""
     y, x = np.mgrid[:height, :width] / height

@@ -35,12 +35,6 @@ from memdpc.data.video import write_video
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An index of its own for each test."""
-    monkeypatch.setenv("MEMDPC_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def tree(tmp_path):
     return ucf101_with_videos(tmp_path / "UCF101")

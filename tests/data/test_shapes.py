@@ -14,6 +14,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from trees import alive
 
 from memdpc.base.errors import ConfigError, MemdpcError
 from memdpc.data import shapes
@@ -399,19 +400,11 @@ def test_no_process_outlives_a_killed_parent(tmp_path, name):
     parent.send_signal(getattr(signal, name))
     parent.wait(120)
     end = time.monotonic() + 120
-    while any(map(is_alive, children)) and time.monotonic() < end:
+    while any(map(alive, children)) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not any(map(is_alive, children))
+    assert not any(map(alive, children))
 
 
 def _minds_hangup():
     """Under `nohup`, which keeps SIGHUP from a program, a job would rightly go on."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-def is_alive(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"

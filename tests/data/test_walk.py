@@ -41,12 +41,6 @@ LITTER = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An index of its own for each test."""
-    monkeypatch.setenv("MEMDPC_CACHE", str(tmp_path / "cache"))
-
-
 def listings(name, root):
     subsets = ["train"] if name == "folder" else ["train", "test"]
     return [list_dataset(name, root, subset=subset) for subset in subsets]
