@@ -105,8 +105,11 @@ def _faults_of(path: str, what: str) -> Iterator[None]:
 def check_readable(path: str | os.PathLike, most: float = math.inf) -> None:
     """Raise `OSError` where the system cannot read a file, or at least `most` bytes of it.
 
-    A decoder takes a disk's error for damage, or for the end of the file.
+    A decoder takes a disk's error for damage, or for the end of the file. What is no regular file
+    is left alone: a pipe would be waited for.
     """
+    if not os.path.isfile(path):
+        return
     size = 0
     try:
         with open(path, "rb", buffering=0) as file:

@@ -35,13 +35,12 @@ def describe(path: str | os.PathLike) -> Entry:
     """Open a file and return its entry: all that a later run needs to know of it.
 
     `{"stamp", "info"}` for a video, `{"stamp", "reason"}` for a file that is none. `{"reason"}`
-    where the file may not be to blame: that is not remembered. Whatever a
-    hostile file does to the decoder, and be it an error that nobody thought of, ends as a reason.
+    where the file may not be to blame: that is not remembered. Whatever a hostile file does to the
+    decoder, and be it an error that nobody thought of, ends as a reason.
     """
     try:
         before = stamp(path)
-        if os.path.isfile(path):  # a pipe would be waited for
-            check_readable(path)
+        check_readable(path)
         return {"stamp": before} | _contents(path)
     except MemoryError:
         return {"reason": "asks for more memory than there is"}

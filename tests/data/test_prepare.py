@@ -27,7 +27,7 @@ from memdpc.data.guard import run_guarded
 from memdpc.data.index import Index
 from memdpc.data.layouts import DATASETS
 from memdpc.data.layouts.walk import VIDEO_SUFFIXES
-from memdpc.data.prepare import prepare, psnr, small_size
+from memdpc.data.prepare import copy_entry, prepare, psnr, small_size
 from memdpc.data.shapes import write_shapes
 from memdpc.data.video import frame_times, probe, read_frames, write_video
 from memdpc.data.videos import load_dataset
@@ -402,6 +402,14 @@ def test_a_copy_stays_when_its_source_cannot_be_read_for_the_moment(tmp_path, nu
     last = prepare(job(root, out, num_workers=num_workers))
     assert [path for path, _ in last.broken] == ["0.mp4", "1.mp4"]
     assert sorted(path.name for path in out.glob("*.mp4")) == ["0.mp4", "2.mp4"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_among_the_videos_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.mp4")
+    entry = copy_entry(str(tmp_path / "x.mp4"), str(tmp_path), 32, 18)
+    assert entry["reason"] == "is no regular file"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.mp4"]
 
 
 def test_lists_and_settings_that_are_pipes_or_damaged(tmp_path):
