@@ -189,9 +189,9 @@ def print_results(results: Any, name: str = "", mode: str = "") -> None:
     if not isinstance(results, Mapping):
         print(results)
         return
-    others = [name for name in results if name not in _MEASURED]
+    others = [result for result in results if result not in _MEASURED]
     own = OWN_RESULTS.get(f"{name} {mode}", OWN_RESULTS.get(name, others))
-    print(results_text({name: results[name] for name in own if name in results}))
+    print(results_text({result: results[result] for result in own if result in results}))
 
 
 def _run(words: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from memdpc.base.config import ClassifyConfig, FeaturesConfig
 from memdpc.base.errors import CheckpointError, ConfigError
 from memdpc.base.files import read_json
 from memdpc.method.model import MemDPC
-from memdpc.method.released import load_released
+from memdpc.method.released import is_released, load_released
 from memdpc.method.saving import checkpoint_folder
 
 PARTS = (
@@ -70,11 +70,6 @@ def _fresh(seed: int, sizes: dict[str, Any]) -> MemDPC:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return MemDPC(**sizes).eval()
-
-
-def is_released(checkpoint: str | Path) -> bool:
-    """Whether `checkpoint` names a file in the format of the published weights."""
-    return str(checkpoint).endswith((".pth.tar", ".pth"))
 
 
 def run_config(checkpoint: str | Path) -> dict[str, Any]:

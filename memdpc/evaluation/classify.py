@@ -36,7 +36,6 @@ from memdpc.evaluation.checkpoints import (
     checkpoint_folder,
     fresh_model,
     given_sizes,
-    is_released,
     sized_model,
     strides,
 )
@@ -81,7 +80,7 @@ from ..data.videos import VideoList, hold_out, load_dataset
 from ..method.convgru import ConvGRU
 from ..method.kinds import CLASSIFIER
 from ..method.model import Classifier, MemDPC, Pretrained
-from ..method.released import load_released_classifier
+from ..method.released import is_released, load_released_classifier
 from ..method.saving import load_weights
 from ..training.loop import steps_per_epoch
 from ..training.pretrain import log_videos, optimise_for

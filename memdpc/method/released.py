@@ -41,6 +41,11 @@ PREFIXES = (
 )
 
 
+def is_released(checkpoint: str | Path) -> bool:
+    """Whether `checkpoint` names a file in the format of the published weights."""
+    return str(checkpoint).endswith((".pth.tar", ".pth"))
+
+
 def load_released(source: str | Path | Mapping[str, Any], **sizes: Any) -> MemDPC:
     """A `MemDPC` with released weights, from the path of a `.pth.tar` or its state dict.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from memdpc.base.errors import CheckpointError
 from memdpc.method.kinds import need_predictor
 from memdpc.method.model import MemDPC
-from memdpc.method.released import load_released
+from memdpc.method.released import is_released, load_released
 from memdpc.method.saving import load_strictly
 
 
@@ -16,7 +16,7 @@ def load_initial(model: MemDPC, checkpoint: str) -> None:
     `.pth.tar`. `CheckpointError` names the entry that does not fit.
     """
     path = Path(checkpoint)
-    if path.name.endswith((".pth.tar", ".pth")):
+    if is_released(path):
         source = load_released(path, **model.sizes | {"loss": model.loss})
     else:
         source = MemDPC.from_pretrained(path, loss=model.loss)

@@ -55,7 +55,7 @@ from memdpc.base.files import (
     write_json,
 )
 from memdpc.data.videos import VideoList
-from memdpc.method.saving import check_numbers, load_strictly
+from memdpc.method.saving import check_entries, load_strictly
 from memdpc.method.weights import read_pickle, read_tensors
 from memdpc.training.changes import Changes, changes_since, fingerprint, video_changes
 from memdpc.training.folder import (
@@ -308,13 +308,12 @@ def restore(run: Run, model: nn.Module, optimizer: Optimizer) -> int:
         return 0
     with readable(folder):
         entries = read_tensors(folder / "model.safetensors")
-        for name, value in entries.items():
-            check_numbers(name, value)
     try:
-        load_strictly(model, entries)
+        check_entries(model, entries)
     except CheckpointError as error:
         raise ConfigError(f"{folder}: not of this model ({error})") from error
     with readable(folder):
+        load_strictly(model, entries)
         load_optimizer(optimizer, read_pickle(folder / "optimizer.pt"), run.state["step"])
     return run.state["step"]
 

@@ -162,8 +162,6 @@ def _about_array(path: Path) -> list[str]:
     if not path.is_file():  # a pipe would be waited for
         raise TrainingError(f"{path}: damaged (no plain file)")
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise ValueError("no plain file")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
