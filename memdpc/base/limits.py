@@ -8,7 +8,8 @@ import errno
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -141,6 +142,24 @@ def starting_processes(count: int) -> Iterator[None]:
             reason += f"; locks lie in {SHARED_MEMORY}, where {free:.1f} MB are free"
         advice = "num_workers 0 needs no other process"
         raise MachineError(f"no process can be started here ({reason}); {advice}") from error
+
+
+@contextmanager
+def signals_held_back(signals: Iterable[int]) -> Iterator[None]:
+    """These signals reach this process afterwards, and its children, born meanwhile, never.
+
+    A child that is half started when its parent raises an exception complains about it, and one
+    that has not yet said what it ignores would die. What holds a signal back is inherited; a child
+    that shall mind it again says so.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 __all__ = []

@@ -12,11 +12,14 @@ from pathlib import Path
 
 from memdpc.base.errors import ConfigError, MachineError
 from memdpc.base.files import PART, clear_parts, read_json, write_json
-from memdpc.base.limits import starting_processes
+from memdpc.base.limits import signals_held_back, starting_processes
 from memdpc.data.guard import plain_children
 
 MANIFEST = "shapes.json"  # says which dataset a folder holds
 FEW = 32  # files for which no processes are started
+_ENDING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 def claim(out: Path, manifest: dict) -> None:
@@ -66,21 +69,25 @@ def write_missing(write: Callable, tasks: Sequence[tuple], num_workers: int) -> 
             write(task)
         return
     with plain_children():
-        with starting_processes(num_workers):
-            pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _end_with_parent)
-            done = pool.map(write, missing)
+        pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _end_with_parent)
         try:
-            with pool:
-                list(done)  # an error of a process is raised here
+            with starting_processes(num_workers), signals_held_back(_ENDING):
+                done = pool.map(write, missing)
+            list(done)  # an error of a process is raised here
         except BrokenProcessPool as error:
             reason = "a process that writes videos died, perhaps because memory ran out"
             advice = "what is written is kept: start again to go on, with fewer num_workers"
             raise MachineError(f"{reason}; {advice}") from error
+        finally:
+            # A signal is heard when all tasks are handed out: none of them shall be waited for.
+            pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:
     """Have this process end when its parent is gone, however that ended; Ctrl-C is the parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 

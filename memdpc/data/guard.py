@@ -26,6 +26,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from memdpc.base.errors import DatasetError, printable
 from memdpc.base.files import stamp
+from memdpc.base.limits import signals_held_back
 
 try:
     import resource
@@ -144,7 +145,9 @@ class _GuardedPool:
         timeout = seconds + GRACE if _ALARM is not None else seconds
         self.longest = max(self.longest, timeout)
         try:
-            with _ctrl_c_held_back():  # the first task starts the threads that start the workers
+            # The first task starts the threads that start the workers. On Ctrl-C a worker would
+            # print a traceback; the parent answers it, and ends its workers.
+            with signals_held_back([signal.SIGINT]):
                 future = self.pool.schedule(_run_task, task, timeout=timeout)
         except RuntimeError as error:  # pebble's word for a pool that is broken
             raise BrokenProcessPool from error
@@ -171,23 +174,6 @@ class _GuardedPool:
         """End all workers, wherever they are."""
         self.pool.stop()
         self.pool.join()
-
-
-@contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Threads and processes that are born here do not see SIGINT: a worker would print a traceback.
-
-    The parent answers Ctrl-C, and ends its workers.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # its start would let SIGINT through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _protect_process(work: Work) -> None:
@@ -311,6 +297,9 @@ def plain_children() -> Iterator[None]:
     main = vars(sys.modules["__main__"])
     script = {name: main[name] for name in ("__file__", "__spec__") if name in main}
     os.environ.update(_ENVIRONMENT)
+    if hasattr(signal, "pthread_sigmask"):
+        # Spawned processes need it, and its start would let signals through that are held back.
+        resource_tracker.ensure_running()
     main.pop("__file__", None)
     main["__spec__"] = None
     try:

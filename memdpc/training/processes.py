@@ -37,6 +37,7 @@ from memdpc.base.limits import (
     free_shared_memory,
     raise_open_files,
     shared_memory_serves,
+    signals_held_back,
     starting_processes,
 )
 from memdpc.training.run import Run
@@ -112,22 +113,6 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Keep signals from a process that is born meanwhile; this process gets them afterwards.
-
-    A reader would die of one that comes between its birth and `_ignore_signals`.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, where nobody sends such signals
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _ErrorsAsItems:
     """A dataset whose items may be errors: PyTorch would rewrite those that a reader raises."""
 
@@ -175,7 +160,7 @@ class _Loader(DataLoader):
         before = set(multiprocessing.active_children())
         if self.num_workers:
             raise_open_files()
-        with starting_processes(self.num_workers), _signals_held_back():
+        with starting_processes(self.num_workers), signals_held_back(_STOP_SIGNALS):
             batches = super().__iter__()
         _readers.update(set(multiprocessing.active_children()) - before)
         for batch in batches:
