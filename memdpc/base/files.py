@@ -9,8 +9,9 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,28 +140,22 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     and the library that wrote says so without an error number.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of this write's own: two processes may write one file, and nobody else can have
-    # placed a link where `part` will be.
-    bench = path.with_name(f".{secrets.token_hex(8)}{PART}")
-    part = bench / path.name
     try:
-        bench.mkdir(mode=0o700)
-        yield part
-        if part.is_dir():
-            for inner in part.iterdir():
-                fsync_path(inner)
-        fsync_path(part)
-        _move_to(path, part)
-        fsync_path(path.parent)
+        with work_folder(path.parent) as place:
+            part = place / path.name
+            yield part
+            if part.is_dir():
+                for inner in part.iterdir():
+                    fsync_path(inner)
+            fsync_path(part)
+            _move_to(path, part)
+            fsync_path(path.parent)
     except OSError as error:
-        if error.filename is None or str(error.filename).startswith(str(bench)):
+        if error.filename is None or PART in str(error.filename):
             if not error.errno:
                 raise TrainingError(write_failure(path, error)) from error
             error.filename = str(path)
         raise
-    finally:
-        remove(bench)
 
 
 def _move_to(path: Path, part: Path) -> None:
@@ -177,6 +172,70 @@ def _move_to(path: Path, part: Path) -> None:
         raise
 
 
+# What file systems answer that know no locks.
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+_REST = 3600  # seconds after which a work folder counts as left, where nothing can be locked
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder in `folder` for what is not yet whole: this writer's own, gone afterwards.
+
+    Nobody can have placed a link in it, and two processes never share one. A lock beside it is held
+    while its writer lives; those of killed writers are removed first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f".*{PART}"):
+        _remove_left(left)
+    place = folder / f".{secrets.token_hex(8)}{PART}"
+    lock = _lock_of(place)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise
+    try:
+        place.mkdir(mode=0o700)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        _give_back(lock)
+
+
+def _lock_of(place: Path) -> FileLock:
+    token = place.name.split(".")[1]
+    lock = place.with_name(f".{token}.lock{PART}")  # so that it is found, too, if left
+    return FileLock(lock, thread_local=False, fallback_to_soft=False)
+
+
+def _give_back(lock: FileLock) -> None:
+    """Remove a work folder's lock. Who waits for it notices, and makes the file anew."""
+    with suppress(OSError):  # Windows removes no open file
+        os.unlink(lock.lock_file)
+    lock.release()
+
+
+def _remove_left(place: Path) -> None:
+    """Remove a work folder if its writer is dead: its lock is free."""
+    lock = _lock_of(place)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE or not _has_rested(place):
+            return
+    with suppress(OSError):
+        remove(place)
+    _give_back(lock)
+
+
+def _has_rested(place: Path) -> bool:
+    with suppress(OSError):
+        return time.time() - os.lstat(place).st_mtime > _REST
+    return False
+
+
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Write a file whole or not at all."""
     with atomic_write(path) as part:
@@ -186,12 +245,6 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
     write_bytes(path, json.dumps(value, indent=2).encode() + b"\n")
-
-
-def clear_parts(folder: Path) -> None:
-    """Remove what killed processes left half-written; only for the holder of the folder's lock."""
-    for part in folder.glob(f".*{PART}"):
-        remove(part)
 
 
 def remove(path: Path) -> None:
@@ -242,10 +295,10 @@ def _is_flat(value: Any) -> bool:
 
 def read_text(path: str | os.PathLike) -> str:
     """A text file in UTF-8, with or without a byte order mark; raises `DatasetError`."""
-    if not os.path.isfile(path):  # nor a pipe, where reading might wait for ever
-        raise DatasetError(f"{path}: no such file")
     try:
         text = read_plain(path, LARGEST_TEXT).decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: no such file") from error
     except OSError as error:
         raise DatasetError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError:
@@ -298,10 +351,6 @@ def hold_folder(folder: Path) -> FileLock:
         if error.errno not in _NO_LOCKS_HERE:
             raise
     return lock
-
-
-# What file systems answer that know no locks.
-_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager

@@ -85,10 +85,13 @@ def _in_columns(lines: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def shown(value: Any) -> str:
-    """A value in a table: three decimals of a number that has some; '' for None."""
+    """A value in a table: three decimals of a number, two digits of a tiny one; '' for None."""
     if value is None:
         return ""
-    return f"{value:.3f}" if isinstance(value, float) else printable(value)
+    if not isinstance(value, float):
+        return printable(value)
+    is_tiny = 0 < abs(value) < 0.001
+    return f"{value:.1e}" if is_tiny else f"{value:.3f}"
 
 
 __all__ = []

@@ -11,7 +11,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from memdpc.base.errors import ConfigError, MachineError
-from memdpc.base.files import PART, clear_parts, read_json, write_json
+from memdpc.base.files import PART, read_json, write_json
 from memdpc.base.limits import signals_held_back, starting_processes
 from memdpc.data.guard import plain_children
 
@@ -41,21 +41,12 @@ def claim(out: Path, manifest: dict) -> None:
     elif any(not _is_part(inner.name) for inner in out.iterdir()):
         raise ConfigError(f"{out}: is not empty and holds no dataset of shapes; give a new folder")
     else:
-        clear_parts(out)  # of a process that was killed as it wrote the manifest
         write_json(path, manifest)
 
 
 def _is_part(name: str) -> bool:
-    """Whether `atomic_write` gives its work such a name."""
-    return re.fullmatch(rf"\.[0-9a-f]{{16}}{re.escape(PART)}", name) is not None
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder, and remove what a killed process left half-written in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    clear_parts(folder)
-    for part in folder.glob(f"*{PART}"):  # as earlier versions named them
-        part.unlink()
+    """Whether `work_folder` gives such a name, which a killed process leaves."""
+    return re.fullmatch(rf"\.[0-9a-f]{{16}}(\.lock)?{re.escape(PART)}", name) is not None
 
 
 def write_missing(write: Callable, tasks: Sequence[tuple], num_workers: int) -> None:

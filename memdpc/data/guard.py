@@ -17,12 +17,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import active_children, get_context, resource_tracker
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
+from pebble.pool.process import WORKERS_NAME
 
 from memdpc.base.errors import DatasetError, printable
 from memdpc.base.files import stamp
@@ -173,6 +174,11 @@ class _GuardedPool:
     def close(self) -> None:
         """End all workers, wherever they are."""
         self.pool.stop()
+        # Those that are still starting, too: `join` first removes the locks that they look for,
+        # and they would print a traceback.
+        for child in active_children():
+            if child.name == WORKERS_NAME:
+                child.kill()
         self.pool.join()
 
 

@@ -38,7 +38,7 @@ import numpy as np
 
 from memdpc.base.errors import ConfigError
 from memdpc.base.files import expand_home, write_bytes
-from memdpc.data._dataset_folder import claim, make_folder, write_missing
+from memdpc.data._dataset_folder import claim, write_missing
 from memdpc.data.video import write_video
 
 KINDS = ("Drop", "Slip", "Collision", "Miss")
@@ -456,8 +456,6 @@ def write_mishaps(
             f"got {videos_per_kind}"
         )
     claim(out, {"dataset": "memdpc mishaps 1", "videos_per_kind": videos_per_kind, "seed": seed})
-    for folder in (out / "annotations", out / "oops_video/train", out / "oops_video/val"):
-        make_folder(folder)
     for name, text in mishap_lists(videos_per_kind, seed).items():
         if not (out / "annotations" / name).exists():
             write_bytes(out / "annotations" / name, text.encode())

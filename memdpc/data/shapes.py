@@ -14,7 +14,7 @@ import numpy as np
 
 from ..base.errors import ConfigError
 from ..base.files import expand_home, write_bytes
-from ._dataset_folder import claim, make_folder, write_missing
+from ._dataset_folder import claim, write_missing
 from .video import write_video
 
 # %% ../../nbs/data/02_shapes.ipynb #0ccb9dc0
@@ -199,10 +199,7 @@ def write_shapes(
             f"got {videos_per_class}"
         )
     claim(out, {"dataset": "memdpc shapes 1", "videos_per_class": videos_per_class, "seed": seed})
-    for action in ACTIONS:
-        make_folder(out / "videos" / action)
     splits = out / "splits_classification"
-    make_folder(splits)
     for name, text in split_files(videos_per_class).items():
         if not (splits / name).exists():
             write_bytes(splits / name, text.encode())

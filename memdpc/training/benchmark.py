@@ -12,7 +12,6 @@ import cProfile
 import logging
 import math
 import platform
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,7 +30,7 @@ import torch
 from memdpc import __version__
 from memdpc.base.config import BenchmarkConfig, save_config
 from memdpc.base.errors import ConfigError, printable
-from memdpc.base.files import atomic_write, output_folder
+from memdpc.base.files import atomic_write, output_folder, work_folder
 from memdpc.base.plugins import load_plugins
 from memdpc.data.augment import Augment
 from memdpc.data.clips import Clips
@@ -106,21 +105,26 @@ def benchmark(config: BenchmarkConfig) -> Benchmark:
 
 
 def _measure(config: BenchmarkConfig) -> Benchmark:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(config.video or make_video(Path(folder) / "made.avi"))
-        clips = clips_of(config, path)
-        logger.info("%s: %d frames", printable(path), clips.videos.videos[0].info.frames)
-        with one_thread():
-            per_core = time_clips(clips, config.clips)
-            functions = time_functions(clips, config.clips)
-        logger.info("readers, up to %d", config.num_workers)
-        readers = {
-            count: time_readers(clips, config.clips, config.batch_size, count)
-            for count in _worker_counts(config.num_workers)
-        }
-        logger.info("training step of %s", config.encoder)
-        step = time_step(config)
-        return Benchmark(per_core, functions, readers, step, facts_of(path))
+    if config.video:
+        return _measure_on(Path(config.video), config)
+    with work_folder(Path(config.out)) as folder:
+        return _measure_on(make_video(folder / "made.avi"), config)
+
+
+def _measure_on(path: Path, config: BenchmarkConfig) -> Benchmark:
+    clips = clips_of(config, path)
+    logger.info("%s: %d frames", printable(path), clips.videos.videos[0].info.frames)
+    with one_thread():
+        per_core = time_clips(clips, config.clips)
+        functions = time_functions(clips, config.clips)
+    logger.info("readers, up to %d", config.num_workers)
+    readers = {
+        count: time_readers(clips, config.clips, config.batch_size, count)
+        for count in _worker_counts(config.num_workers)
+    }
+    logger.info("training step of %s", config.encoder)
+    step = time_step(config)
+    return Benchmark(per_core, functions, readers, step, facts_of(path))
 
 
 def _checked_folder(config: BenchmarkConfig) -> Path:

@@ -1,5 +1,6 @@
 """Files written whole or not at all, and locks: under kills, links, errors and other processes."""
 
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,6 @@ from memdpc.base.files import (
     append_bytes,
     atomic_write,
     cache_folder,
-    clear_parts,
     expand_home,
     hold_folder,
     output_folder,
@@ -42,7 +42,10 @@ def start(program, *args):
     """Run a program in a process of its own; its standard output can be read line by line."""
     source = "import os, sys, time\nfrom pathlib import Path\n" + textwrap.dedent(program)
     return subprocess.Popen(
-        [sys.executable, "-c", source, *map(str, args)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", source, *map(str, args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -98,7 +101,7 @@ def test_a_part_lies_in_a_folder_that_was_made_for_it(tmp_path):
     """
     name = "n" * 255  # as long as a name may be
     with atomic_write(tmp_path / name) as part:
-        assert not list(part.parent.iterdir())
+        assert not os.path.lexists(part)
         assert part.parent.parent == tmp_path
         part.write_bytes(b"new")
     assert names(tmp_path) == [name]
@@ -160,8 +163,43 @@ def test_killed_while_it_writes(tmp_path):
         data = path.read_bytes()
         assert len(data) == 300_000
         assert len(set(data)) == 1
-    clear_parts(tmp_path)
+    write_bytes(path, b"whole")
     assert names(tmp_path) == ["a"]
+
+
+@posix
+def test_what_is_being_written_stays_when_another_writes_there(tmp_path):
+    """2026-11: two calls of `memdpc shapes` in one folder removed each other's parts."""
+    program = """
+    from memdpc.base.files import atomic_write
+    with atomic_write(sys.argv[1]) as part:
+        part.write_bytes(b"slow")
+        print("begun", flush=True)
+        sys.stdin.readline()
+    """
+    slow = start(program, tmp_path / "a")
+    assert slow.stdout.readline() == "begun\n"
+    with atomic_write(tmp_path / "b") as part:  # and in one process: a write within a write
+        write_bytes(tmp_path / "c", b"quick")
+        part.write_bytes(b"quick")
+    assert len(names(tmp_path)) == 4  # with what the other process works on, and its lock
+    slow.communicate("on\n")
+    assert slow.returncode == 0
+    assert names(tmp_path) == ["a", "b", "c"]
+
+
+@posix
+def test_many_writers_in_one_folder(tmp_path):
+    """Each clears what others may have just made: none loses its work, and nothing is left."""
+    program = """
+    from memdpc.base.files import write_bytes
+    for number in range(400):
+        write_bytes(f"{sys.argv[1]}-{number % 7}", b"x" * 100)
+    """
+    writers = [start(program, tmp_path / f"w{number}") for number in range(3)]
+    said = [writer.communicate() for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0], said
+    assert len(names(tmp_path)) == 21
 
 
 @posix
@@ -186,14 +224,32 @@ def test_a_link_at_the_files_own_name_is_replaced(tmp_path):
     assert not (tmp_path / "a").is_symlink()
 
 
-def test_parts_are_cleared_and_nothing_else(tmp_path):
+def test_parts_of_the_dead_are_cleared_and_nothing_else(tmp_path):
     part = files.PART
-    (tmp_path / f".step.1a2b3c4d{part}").mkdir()
-    (tmp_path / f".step.1a2b3c4d{part}" / "weights").write_bytes(b"half")
-    (tmp_path / f".metrics.csv.5e6f7a8b{part}").write_bytes(b"half")
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (tmp_path / f".1a2b3c4d{part}").mkdir()
+    (tmp_path / f".1a2b3c4d{part}" / "weights").write_bytes(b"half")
+    (tmp_path / f".5e6f7a8b.lock{part}").write_bytes(b"")
+    (tmp_path / f".link{part}").symlink_to(precious)
     (tmp_path / f"mine{part}").write_bytes(b"not hidden, so not ours")
-    clear_parts(tmp_path)
-    assert names(tmp_path) == [f"mine{part}"]
+    write_bytes(tmp_path / "a", b"")
+    assert names(tmp_path) == ["a", f"mine{part}", "precious"]
+    assert not list(precious.iterdir())
+
+
+def test_where_nothing_can_be_locked_parts_rest_for_an_hour(tmp_path, monkeypatch):
+    def no_locks(lock, **how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.FileLock, "acquire", no_locks)
+    for name, age in ("old", 4000), ("new", 10):
+        folder = tmp_path / f".{name}{files.PART}"
+        folder.mkdir()
+        then = time.time() - age
+        os.utime(folder, (then, then))
+    write_bytes(tmp_path / "a", b"whole")
+    assert names(tmp_path) == [f".new{files.PART}", "a"]
 
 
 # ---- where a job writes
@@ -289,7 +345,7 @@ def test_text_with_a_byte_order_mark_and_empty_lines(tmp_path):
 
 def test_what_is_not_text_is_named(tmp_path):
     (tmp_path / "a").write_bytes(b"\xff\xfe\x00")
-    for path, reason in (tmp_path / "a", "UTF-8"), (tmp_path, "no such file"):
+    for path, reason in (tmp_path / "a", "UTF-8"), (tmp_path, "no plain file"):
         with pytest.raises(DatasetError, match=reason):
             read_text(path)
 
@@ -298,7 +354,7 @@ def test_what_is_not_text_is_named(tmp_path):
 def test_a_pipe_is_not_read(tmp_path):
     """2026-11: a named pipe among the lists, and a job that waited for ever."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DatasetError, match="no such file"):
+    with pytest.raises(DatasetError, match="no plain file"):
         read_text(tmp_path / "pipe")
 
 

@@ -29,3 +29,9 @@ def test_results_that_are_no_table_are_printed_as_they_are(value):
 def test_names_in_results_are_safe_to_print():
     text = results_text({"probe": {NASTY: 0.5}, "rows": [{"class": NASTY, "share": None}]})
     assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_a_tiny_number_is_no_zero():
+    """2026-11: a learning rate of 1e-4 stood as 0.000."""
+    lines = results_text({"lr": 1e-4, "loss": 2.5, "none": 0.0, "steps": 7}).split("\n")
+    assert [line.split()[-1] for line in lines] == ["1.0e-04", "2.500", "0.000", "7"]

@@ -512,6 +512,21 @@ def test_kinetics400_tables_that_lie(tmp_path, name):
     assert said in refused("kinetics400", root)
 
 
+def test_kinetics400_a_video_in_two_rows(tmp_path):
+    """2026-11: with two labels the last one counted, and nobody was told."""
+    rows = [("yoga", "abc", 1, 11), ("yoga", "abc", 1, 11), ("abseiling", "abc", 1, 11)]
+    spaced = [line.replace(",", ", ") for line in table(rows)]
+    root = plant(tmp_path / "k", ["train/yoga/abc_000001_000011.mp4"])
+    found = list_dataset("kinetics400", texts(root, {"train.csv": spaced}))
+    assert found.listed == (Listed("train/yoga/abc_000001_000011.mp4", 1),)
+    assert found.missing == (
+        ("abc_000001_000011.mp4", "no such file"),
+        ("train/yoga/abc_000001_000011.mp4", "is listed twice"),
+    )
+    root = plant(tmp_path / "flat", ["train/abc_000001_000011.mp4"])
+    assert "is not clear" in refused("kinetics400", texts(root, {"train.csv": spaced}))
+
+
 def test_kinetics400_half_of_the_tables(tmp_path):
     """With the training table alone, labels of validation would come from elsewhere: refused."""
     root = texts(

@@ -143,10 +143,10 @@ def _listed_in(
     Classes are those of both tables.
     """
     labels = {name: _read_table(root / path) for name, path in tables.items()}
-    classes = sorted({label for table in labels.values() for label in table.values()})
+    classes = sorted({label for table in labels.values() for _, label in table})
     numbers = {name: number for number, name in enumerate(classes)}
     listed: list[Listed] = []
-    for name, label in labels[subset].items():
+    for name, label in labels[subset]:
         listed.append(Listed(os.path.join(part, label, f"{name}.mp4"), numbers[label]))
     return numbers, listed
 
@@ -189,10 +189,11 @@ def _first_existing(
     return None
 
 
-def _read_table(path: Path) -> dict[str, str]:
-    """{file name without suffix: class} of a table."""
-    rows = csv.DictReader(read_text(path).split("\n"), strict=True)
-    table: dict[str, str] = {}
+def _read_table(path: Path) -> list[tuple[str, str]]:
+    """(file name without suffix, class) of each row of a table."""
+    lines = read_text(path).split("\n")
+    rows = csv.DictReader(lines, strict=True, skipinitialspace=True)
+    table: list[tuple[str, str]] = []
     try:
         for name in _COLUMNS:
             if name not in (rows.fieldnames or ()):
@@ -205,7 +206,7 @@ def _read_table(path: Path) -> dict[str, str]:
                 raise ValueError("no label or no youtube_id")
             if len(video) > _LONGEST_ID:
                 raise ValueError(f"{quoted(video)} is no youtube_id")
-            table[f"{video}_{start:06d}_{end:06d}"] = row["label"]
+            table.append((f"{video}_{start:06d}_{end:06d}", row["label"]))
     except (csv.Error, ValueError) as error:
         raise DatasetError(f"{path}: line {rows.line_num}: {error}") from error
     if not table:
