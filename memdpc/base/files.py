@@ -185,8 +185,7 @@ def work_folder(folder: Path) -> Iterator[Path]:
     while its writer lives; those of killed writers are removed first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f".*{PART}"):
-        _remove_left(left)
+    clear_parts(folder)
     place = folder / f".{secrets.token_hex(8)}{PART}"
     lock = _lock_of(place)
     try:
@@ -200,6 +199,15 @@ def work_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(place, ignore_errors=True)
         _give_back(lock)
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what killed processes left half-written; what a living one is writing stays.
+
+    Where files cannot be locked, what has rested for an hour counts as left.
+    """
+    for left in folder.glob(f".*{PART}"):
+        _remove_left(left)
 
 
 def _lock_of(place: Path) -> FileLock:

@@ -44,6 +44,7 @@ from memdpc.base.files import (
     append_bytes,
     atomic_write,
     checkpoints_in,
+    clear_parts,
     fsync_path,
     hold_folder,
     output_folder,
@@ -192,9 +193,12 @@ class Run:
 def _prepare_folder(run: Run, config: Any) -> None:
     """Make a run's folder, or clear away what a kill left in it.
 
-    That is checkpoints that are no longer needed, and rows of metrics after the last one.
+    That is what was half written, checkpoints that are no longer needed, and rows of metrics after
+    the last checkpoint.
     """
     run.checkpoints.mkdir(parents=True, exist_ok=True)
+    clear_parts(run.folder)
+    clear_parts(run.checkpoints)
     begins = run.checkpoint() is None
     if run.longer:  # first of all it is no longer finished, whenever this is killed
         with turn(run.folder / ".metrics.json"):  # a measurement may be adding its own
@@ -264,9 +268,7 @@ def _keep_last_and_best(run: Run) -> None:
         kept.add(f"step-{best_step:08d}")
     for folder in checkpoints_in(run.folder):
         if folder.name not in kept:
-            hidden = folder.with_name(
-                f".{folder.name}.old{PART}"
-            )  # the next write here would remove it
+            hidden = folder.with_name(f".{folder.name}.old{PART}")  # `clear_parts` would find it
             os.replace(folder, hidden)
             shutil.rmtree(hidden)
 

@@ -304,7 +304,7 @@ def test_wrong_folders_are_one_line(tree, tmp_path):
     assert "train or test" in refused("ucf101", tree, subset="val")
     assert "choose one of" in refused("ucf102", tree)
     os.mkfifo(tree / "splits_classification/testlist02.txt")
-    assert "testlist02.txt: no such file" in refused("ucf101", tree, split=2, subset="test")
+    assert "testlist02.txt: no plain file" in refused("ucf101", tree, split=2, subset="test")
     assert "ucf101 has 3" in refused("ucf101", tree, split=4) and "folder has 1" in refused(
         "folder", tree, split=2
     )

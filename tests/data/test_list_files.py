@@ -247,5 +247,5 @@ def test_pipes_and_devices_in_place_of_lists(tmp_path, name):
                 os.mkfifo(root / file)
             else:
                 (root / file).symlink_to(target)
-        assert "no such file" in refused(name, root)
+        assert "no plain file" in refused(name, root)
         assert annotation_files(name, root) == []

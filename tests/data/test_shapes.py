@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from trees import alive
 
 from memdpc.base.errors import ConfigError, MemdpcError
+from memdpc.base.files import PART
 from memdpc.data import shapes
 from memdpc.data._dataset_folder import claim
 from memdpc.data.mishaps import mishap_lists, plan, render_mishap, write_mishaps
@@ -237,7 +238,9 @@ def test_an_interrupted_folder_is_completed(small, tmp_path, monkeypatch):
         write_shapes(tmp_path / "torn", videos_per_class=5, seed=3)
     monkeypatch.undo()
     assert len(list(tmp_path.rglob("*.mp4"))) == 10
-    (tmp_path / "torn/videos/DashUp/v_DashUp_g01_c01.mp4.123.part").write_bytes(b"half")
+    left = tmp_path / "torn/videos" / ACTIONS[-1] / f".0123456789abcdef{PART}"
+    left.mkdir(parents=True)
+    (left / "v_DashUp_g01_c01.mp4").write_bytes(b"half")
     assert contents(write_shapes(tmp_path / "torn", videos_per_class=5, seed=3)) == contents(small)
 
 
@@ -377,7 +380,9 @@ def test_mishaps_are_written_whole_and_once(tmp_path):
     assert len([name for name in before if name.endswith(".mp4")]) == 16
     victim = next(root.rglob("*.mp4"))
     victim.unlink()
-    (victim.parent / "half.part").write_bytes(b"x")
+    left = victim.parent / f".0123456789abcdef{PART}"
+    left.mkdir()
+    (left / victim.name).write_bytes(b"half")
     write_mishaps(root, 4, seed=1, num_workers=2)
     assert contents(root) == before
     with pytest.raises(ConfigError, match="another dataset"):

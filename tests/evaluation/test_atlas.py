@@ -34,6 +34,7 @@ from memdpc.training.run import Run
 
 pytestmark = pytest.mark.trains
 
+ROUNDING = 1e-3  # of slots: equal measures may differ by it
 FIGURES = ["classes.png", "futures.png", "slots.png", "stages.png", "surprise.png", "usage.png"]
 
 
@@ -160,7 +161,8 @@ def test_a_run_end_to_end(whole, run, tmp_path):
     assert (
         facts["slots"] == 8
         and 1 <= facts["leading slots"] <= 8 - facts["dead slots"]
-        and 1 <= facts["slots in an address"] <= facts["slots in use"] <= 8
+        and 1 <= facts["slots in an address"] <= facts["slots in use"] + ROUNDING
+        and facts["slots in use"] <= 8 + ROUNDING
     )
     assert (
         facts["purity, chance"]
