@@ -272,11 +272,25 @@ class _Ended(KeyboardInterrupt):
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """While this lasts, SIGTERM and SIGHUP raise `_Ended`, once; one that is ignored stays so."""
+    """While this lasts, SIGTERM and SIGHUP raise `_Ended`, once; one that is ignored stays so.
+
+    In a callback of Python's own, as for the end of an object, an exception is dropped: then the
+    signal, and Ctrl-C as well, is sent once more.
+    """
 
     def end(signum: int, frame: object) -> None:
         signal.signal(signum, signal.SIG_DFL)
         raise _Ended(signum)
+
+    def send_again(dropped: Any) -> None:
+        stop = dropped.exc_value
+        if not isinstance(stop, KeyboardInterrupt):
+            former_hook(dropped)
+            return
+        signum = getattr(stop, "signum", signal.SIGINT)
+        if signum in found:
+            signal.signal(signum, end)
+        threading.Timer(0.1, os.kill, (os.getpid(), signum)).start()
 
     found = []
     if threading.current_thread() is threading.main_thread():
@@ -284,9 +298,12 @@ def _signals_as_exceptions() -> Iterator[None]:
         found = [one for one in signals if one and signal.getsignal(one) == signal.SIG_DFL]
     for one in found:
         signal.signal(one, end)
+    former_hook = sys.unraisablehook
+    sys.unraisablehook = send_again
     try:
         yield
     finally:
+        sys.unraisablehook = former_hook
         for one in found:
             signal.signal(one, signal.SIG_DFL)
 

@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -411,3 +412,41 @@ def test_names_that_the_outputs_encoding_lacks(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = run_memdpc("scan", "--root", tmp_path / "größe", env=environment)
     assert_refused(done, "gr\\xf6", "no such folder")
+
+
+DROPPED = """
+import os, signal, time, weakref
+
+class Thing:
+    pass
+
+def end(_):
+    os.kill(os.getpid(), signal.{name})
+
+thing = Thing()
+watched = weakref.ref(thing, end)
+del thing
+time.sleep(20)
+raise SystemExit("the signal was lost")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_in_a_callback_is_not_lost(tmp_path, name, status):
+    """2026-11: Python dropped the exception of a signal; a traceback, and the job went on."""
+    (tmp_path / "mine.py").write_text(DROPPED.format(name=name))
+    done = subprocess.run(
+        [sys.executable, "-m", "memdpc", "pretrain", "--plugin", "mine"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        preexec_fn=_minds_ctrl_c,
+    )
+    assert done.returncode == status
+    assert done.stderr == "memdpc: stopped; what was found or written whole is kept\n"
+
+
+def _minds_ctrl_c():
+    """Behind `&`, where a shell keeps SIGINT from a program, nothing would be lost."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
