@@ -84,7 +84,7 @@ def run_guarded(
     outside, or none can be started. Closing the iterator ends all workers.
     """
     waiting = deque(paths)
-    overdue: set[str] = set()
+    tried_again: set[str] = set()
     failures = 0
     with plain_children():
         while waiting:
@@ -94,8 +94,9 @@ def run_guarded(
                     pool.fill(waiting)
                     path, future = pool.next_done()
                     failures = 0
-                    if _is_lost(future) and path not in overdue:
-                        overdue.add(path)
+                    doubtful = _is_lost(future) or _is_blamed(future)
+                    if doubtful and path not in tried_again:
+                        tried_again.add(path)
                         waiting.append(path)
                         continue
                     yield path, _entry_of(path, future, time_limit)
@@ -231,6 +232,18 @@ def _is_lost(future: Future) -> bool:
     not learn that the file was given to it. Such a file is tried once more.
     """
     return _ALARM is not None and isinstance(future.exception(), TimeoutError)
+
+
+def _is_blamed(future: Future) -> bool:
+    """Whether a worker died at this file, or at the next one.
+
+    Where it dies at once, the pool may learn of its death before it reads the last result. Such a
+    file is tried once more.
+    """
+    error = future.exception()
+    if not isinstance(error, ProcessExpired):
+        return False
+    return error.exitcode >= 0 or -error.exitcode in _FAULTS
 
 
 def _entry_of(
