@@ -85,6 +85,7 @@ RECIPE = {"preset": "veryfast", "tune": "fastdecode", "g": "12", "bf": "0", "mbt
 SETTINGS = "prepare.json"  # in the copy's folder: what it was made with
 BENCH = ".prepare"  # in the copy's folder: files at work
 USUAL_RATE = Fraction(25)  # frames per second, for a file that does not tell
+TIME_STEPS = (1, 100, 1000, 10**6, 10**7, 10**9, 2 * 10**9)  # ns; of file systems
 LATE = 0.2  # frames that a picture of a copy may be shown too early or too late
 
 
@@ -279,16 +280,14 @@ def is_done(
 ) -> bool:
     """Whether a copy is there and has its source's time of change.
 
-    Some file systems know time in steps, of 100 ns or of up to two seconds, and round down.
+    Some file systems know time in steps only, of up to two seconds, and round down.
     """
     try:
         changed = os.stat(source).st_mtime_ns
         noted = os.lstat(target).st_mtime_ns
     except OSError:
         return False
-    if noted == changed:
-        return True
-    return noted % 100 == 0 and 0 < changed - noted < 2e9
+    return any(noted == changed // step * step for step in TIME_STEPS)
 
 
 # ---- a dataset's folder, and that of its copy
