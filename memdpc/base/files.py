@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -207,7 +208,13 @@ def clear_parts(folder: Path) -> None:
     Where files cannot be locked, what has rested for an hour counts as left.
     """
     for left in folder.glob(f".*{PART}"):
-        _remove_left(left)
+        if is_part(left.name):  # a downloader may write such files as well
+            _remove_left(left)
+
+
+def is_part(name: str) -> bool:
+    """Whether a work folder, or its lock, has such a name."""
+    return re.fullmatch(rf"\.[0-9a-f]{{16}}(\.lock)?{re.escape(PART)}", name) is not None
 
 
 def _lock_of(place: Path) -> FileLock:

@@ -1,7 +1,6 @@
 """Folders of made datasets: claimed by a manifest, completed by any call, never mixed up."""
 
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from memdpc.base.errors import ConfigError, MachineError
-from memdpc.base.files import PART, read_json, write_json
+from memdpc.base.files import is_part, read_json, write_json
 from memdpc.base.limits import signals_held_back, starting_processes
 from memdpc.data.guard import plain_children
 
@@ -38,15 +37,10 @@ def claim(out: Path, manifest: dict) -> None:
                 f"{out}: holds another dataset of shapes ({found}), not {manifest}; "
                 "give a new folder"
             )
-    elif any(not _is_part(inner.name) for inner in out.iterdir()):
+    elif any(not is_part(inner.name) for inner in out.iterdir()):
         raise ConfigError(f"{out}: is not empty and holds no dataset of shapes; give a new folder")
     else:
         write_json(path, manifest)
-
-
-def _is_part(name: str) -> bool:
-    """Whether `work_folder` gives such a name, which a killed process leaves."""
-    return re.fullmatch(rf"\.[0-9a-f]{{16}}(\.lock)?{re.escape(PART)}", name) is not None
 
 
 def write_missing(write: Callable, tasks: Sequence[tuple], num_workers: int) -> None:

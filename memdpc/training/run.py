@@ -24,7 +24,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +39,6 @@ from memdpc import __version__
 from memdpc.base.config import save_config
 from memdpc.base.errors import CheckpointError, ConfigError, TrainingError
 from memdpc.base.files import (
-    PART,
     append_bytes,
     atomic_write,
     checkpoints_in,
@@ -50,6 +48,7 @@ from memdpc.base.files import (
     output_folder,
     step_of,
     turn,
+    work_folder,
     write_bytes,
     write_failure,
     write_json,
@@ -268,9 +267,8 @@ def _keep_last_and_best(run: Run) -> None:
         kept.add(f"step-{best_step:08d}")
     for folder in checkpoints_in(run.folder):
         if folder.name not in kept:
-            hidden = folder.with_name(f".{folder.name}.old{PART}")  # `clear_parts` would find it
-            os.replace(folder, hidden)
-            shutil.rmtree(hidden)
+            with work_folder(run.checkpoints) as place:
+                os.replace(folder, place / folder.name)
 
 
 def save_checkpoint(run: Run, step: int, model: nn.Module, optimizer: Optimizer) -> None:

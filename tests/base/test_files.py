@@ -228,13 +228,14 @@ def test_parts_of_the_dead_are_cleared_and_nothing_else(tmp_path):
     part = files.PART
     precious = tmp_path / "precious"
     precious.mkdir()
-    (tmp_path / f".1a2b3c4d{part}").mkdir()
-    (tmp_path / f".1a2b3c4d{part}" / "weights").write_bytes(b"half")
-    (tmp_path / f".5e6f7a8b.lock{part}").write_bytes(b"")
-    (tmp_path / f".link{part}").symlink_to(precious)
+    (tmp_path / f".{16 * 'a'}{part}").mkdir()
+    (tmp_path / f".{16 * 'a'}{part}" / "weights").write_bytes(b"half")
+    (tmp_path / f".{16 * 'b'}.lock{part}").write_bytes(b"")
+    (tmp_path / f".{16 * 'c'}{part}").symlink_to(precious)
     (tmp_path / f"mine{part}").write_bytes(b"not hidden, so not ours")
+    (tmp_path / f".film.mp4{part}").write_bytes(b"hidden, and a downloader's")
     write_bytes(tmp_path / "a", b"")
-    assert names(tmp_path) == ["a", f"mine{part}", "precious"]
+    assert names(tmp_path) == [f".film.mp4{part}", "a", f"mine{part}", "precious"]
     assert not list(precious.iterdir())
 
 
@@ -243,13 +244,14 @@ def test_where_nothing_can_be_locked_parts_rest_for_an_hour(tmp_path, monkeypatc
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(files.FileLock, "acquire", no_locks)
-    for name, age in ("old", 4000), ("new", 10):
+    old, new = 16 * "a", 16 * "b"
+    for name, age in (old, 4000), (new, 10):
         folder = tmp_path / f".{name}{files.PART}"
         folder.mkdir()
         then = time.time() - age
         os.utime(folder, (then, then))
     write_bytes(tmp_path / "a", b"whole")
-    assert names(tmp_path) == [f".new{files.PART}", "a"]
+    assert names(tmp_path) == [f".{new}{files.PART}", "a"]
 
 
 # ---- where a job writes

@@ -359,6 +359,7 @@ def test_done_changed_and_broken(tmp_path, caplog):
         (moment, moment // 10**9 * 10**9, 2),
         (moment, moment // 100 * 100, 2),
         (moment, moment // 10**9 * 10**9 - 2 * 10**9, 1),
+        (moment, moment // 100 * 100 - 10**6, 1),
         (moment - 10**9, moment // 10**9 * 10**9, 1),
     ):
         os.utime(root / "0.mp4", ns=(changed, changed))

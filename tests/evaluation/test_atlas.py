@@ -117,7 +117,7 @@ def test_every_checkpoint_is_kept_and_a_run_may_change_its_mind(whole, run, tmp_
     assert kept.finished and len(checkpoints(run)) == 6
     again = shutil.copytree(run, tmp_path / "again")
     (again / "metrics.json").unlink()
-    (again / "checkpoints" / ".step-00000009.part").mkdir()
+    (again / "checkpoints" / ".0123456789abcdef.part").mkdir()
     pretrain(
         run_config(whole, again, keep_checkpoints=True, resume=True)
     )  # killed just before its end

@@ -106,7 +106,7 @@ def test_stopped_and_resumed_is_undisturbed(tmp_path, signum, step):
 def test_killed_between_the_last_checkpoint_and_the_end(tmp_path):
     _, _, values = toy(tmp_path)
     before = last_weights(tmp_path)
-    (tmp_path / "checkpoints/.step-00000099.part").mkdir()
+    (tmp_path / "checkpoints/.0123456789abcdef.part").mkdir()
     (tmp_path / "checkpoints/step-00000003").mkdir()  # superseded, and not yet dropped
     run, _, again = toy(tmp_path, resume=True)
     assert values == again and before == last_weights(tmp_path)
