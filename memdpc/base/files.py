@@ -187,7 +187,7 @@ def work_folder(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     clear_parts(folder)
-    place = folder / f".{secrets.token_hex(8)}{PART}"
+    place = part_name(folder)
     lock = _lock_of(place)
     try:
         lock.acquire()
@@ -210,6 +210,11 @@ def clear_parts(folder: Path) -> None:
     for left in folder.glob(f".*{PART}"):
         if is_part(left.name):  # a downloader may write such files as well
             _remove_left(left)
+
+
+def part_name(folder: Path) -> Path:
+    """A hidden name in `folder` that nobody has: `clear_parts` removes what is left under it."""
+    return folder / f".{secrets.token_hex(8)}{PART}"
 
 
 def is_part(name: str) -> bool:

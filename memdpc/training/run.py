@@ -24,6 +24,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,9 +47,9 @@ from memdpc.base.files import (
     fsync_path,
     hold_folder,
     output_folder,
+    part_name,
     step_of,
     turn,
-    work_folder,
     write_bytes,
     write_failure,
     write_json,
@@ -267,8 +268,9 @@ def _keep_last_and_best(run: Run) -> None:
         kept.add(f"step-{best_step:08d}")
     for folder in checkpoints_in(run.folder):
         if folder.name not in kept:
-            with work_folder(run.checkpoints) as place:
-                os.replace(folder, place / folder.name)
+            hidden = part_name(run.checkpoints)  # a rename takes no space, where the disk is full
+            os.replace(folder, hidden)
+            shutil.rmtree(hidden)
 
 
 def save_checkpoint(run: Run, step: int, model: nn.Module, optimizer: Optimizer) -> None:

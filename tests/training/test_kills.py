@@ -272,7 +272,7 @@ def test_ten_kills(launcher, videos, tmp_path):
     for number in range(10):
         pid = launcher.start(*job(videos, out, *longer, num_workers=number % 3))
         if number % 2:
-            wait_for(lambda: list(checkpoints.glob(".step-*")))
+            wait_for(lambda: list(checkpoints.glob(".*.part")))
             time.sleep(rng.uniform(0, 0.01))
         else:
             before = last_name()
@@ -280,7 +280,7 @@ def test_ten_kills(launcher, videos, tmp_path):
             time.sleep(rng.uniform(0, 0.05))
         os.killpg(pid, signal.SIGKILL)
         assert launcher.wait(pid) == -signal.SIGKILL, launcher.said()
-        met += bool(list(checkpoints.glob(".step-*")))
+        met += bool(list(checkpoints.glob(".*.part")))
         steps.append(int(last_name()[5:] or 0))
     assert met >= 2 and steps == sorted(steps) and steps[-1] < 120, (met, steps)
     assert launcher.run(*job(videos, out, *longer, num_workers=2)) == 0, launcher.said()
@@ -536,7 +536,7 @@ def test_a_full_disk(launcher, videos, whole, tmp_path, disk):
     line = launcher.line()
     assert "cannot be written" in line or "No space left on device" in line, line
     assert (
-        not list((out / "checkpoints").glob(".step-*"))
+        not list((out / "checkpoints").glob(".*.part"))
         and len(list((out / "checkpoints").glob("step-*"))) >= 1
     )
     load_file(last(out) / "model.safetensors")
@@ -632,7 +632,7 @@ def test_two_processes_are_asked_to_stop(launcher, videos, tmp_path):
     assert running.wait(100)
     assert (launcher.folder / "launched").read_text().count("memdpc: stopped at step") == 2
     assert list((out / "checkpoints").glob("step-*")) and not list(
-        (out / "checkpoints").glob(".step-*")
+        (out / "checkpoints").glob(".*.part")
     )
     wait_for(lambda: not processes(str(out)), 20)
 
